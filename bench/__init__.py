@@ -1,0 +1,1 @@
+"""The harness: composes a run, trains, measures, records and ranks it."""

@@ -1,0 +1,160 @@
+"""The pretrained model and its tokenizer, loaded once per process and handed out fresh for every run."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.anatomy import Anatomy
+from bench.errors import SettingsError, one_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from bench.settings import ModelSettings
+
+
+@dataclass
+class Backbone:
+    """A task model with its tokenizer; a method may wrap or replace `model`."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    source: str
+
+    @property
+    def padding_id(self) -> int:
+        """The token id that fills the end of short examples."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where pretrained weights are read from: a folder or hub id for `from_pretrained`, and its revision."""
+
+    path: str
+    revision: str | None
+
+
+def origin(settings: ModelSettings) -> Origin:
+    """The installed package that carries the model, where there is one; else the hub at the pinned revision."""
+    if settings.path is not None:
+        if not Path(settings.path).is_dir():
+            raise SettingsError(f"model.path={settings.path} is no folder.")
+        return Origin(settings.path, None)
+    if settings.package is not None:
+        module, _, folder = settings.package.partition("/")
+        found = importlib.util.find_spec(module)
+        if found is not None and found.submodule_search_locations:
+            return Origin(str(Path(found.submodule_search_locations[0]) / folder), None)
+    return Origin(settings.repository, settings.revision)
+
+
+def skeleton(settings: ModelSettings, outputs: int) -> Anatomy:
+    """The anatomy of the task model with shapes but without weights (on the meta device); reads only the config."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = _config(settings, outputs)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    return Anatomy(model, config.model_type)
+
+
+def fresh(settings: ModelSettings, outputs: int) -> Backbone:
+    """A copy of the pretrained model whose head is newly initialised from torch's current random state."""
+    import torch
+
+    pretrained, tokenizer = _load(settings, outputs)
+    model = copy.deepcopy(pretrained)
+    anatomy = Anatomy(model, model.config.model_type)
+    with torch.no_grad():
+        for name in anatomy.head:
+            model.get_submodule(name).apply(model._init_weights)
+    return Backbone(model, tokenizer, anatomy, settings.repository)
+
+
+def tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """The model's tokenizer alone."""
+    return _tokenizer(settings)
+
+
+@functools.lru_cache(maxsize=4)
+def weights_sha256(settings: ModelSettings) -> str | None:
+    """SHA-256 of the model's `model.safetensors`; None where it is sharded."""
+    from transformers.utils import cached_file
+
+    where = origin(settings)
+    found = cached_file(where.path, "model.safetensors", revision=where.revision, _raise_exceptions_for_missing_entries=False)
+    if found is None:
+        return None
+    with open(found, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _config(settings: ModelSettings, outputs: int) -> Any:
+    from transformers import AutoConfig
+
+    where = origin(settings)
+    with _loading(settings):
+        return AutoConfig.from_pretrained(where.path, revision=where.revision, num_labels=outputs)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(settings: ModelSettings, outputs: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Pretrained task model in float32 on the CPU, and tokenizer."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    where = origin(settings)
+    tokenizer = _tokenizer(settings)
+    logging.set_verbosity_error()
+    with _loading(settings), torch.random.fork_rng(devices=[]):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            where.path,
+            revision=where.revision,
+            config=copy.deepcopy(_config(settings, outputs)),
+            dtype=torch.float32,
+            use_safetensors=True,
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    where = origin(settings)
+    with _loading(settings):
+        tokenizer = AutoTokenizer.from_pretrained(where.path, revision=where.revision)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+class _loading:
+    """Turns what the hub client raises into one sentence."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._settings = settings
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (OSError, ValueError)):
+            raise SettingsError(
+                f"model '{self._settings.name}' cannot be loaded from {origin(self._settings).path}: {one_line(error)[:300]}"
+            ) from error

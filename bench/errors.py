@@ -1,0 +1,41 @@
+"""Errors that a user can act on: each is one sentence, and each has an exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend; printed as one sentence, without a traceback, with exit code 2."""
+
+    exit_code = 2
+
+
+class SettingsError(UserError):
+    """A setting that is unknown, of the wrong type, out of range or at odds with another one."""
+
+
+class DataError(UserError):
+    """Data that is missing, unreadable or not what the task declares."""
+
+
+class StorageError(UserError):
+    """A results folder that cannot take a record."""
+
+
+class Diverged(Exception):
+    """The training loss or a model output is not finite any more."""
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message folded to one line; its class name where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """The tail of an error sentence: the nearest match, if there is one, and what is allowed."""
+    allowed = sorted(choices)
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{hint} Allowed: {', '.join(allowed)}."

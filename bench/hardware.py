@@ -1,0 +1,113 @@
+"""What device and precision a run uses, found without importing torch.
+
+A configuration error or a finished run must be answered in about a second, and both need the resolved precision (it
+is part of a run's identity), so this module asks the operating system and the CUDA driver directly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import SettingsError
+
+if TYPE_CHECKING:
+    from bench.settings import HardwareSettings
+
+NATIVE_BF16_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+COMPUTE_CAPABILITY_MAJOR = 75
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR of the CUDA driver interface."""
+AMPERE = 8
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A resolved device ("cpu", "cuda", "mps") and precision ("fp32", "bf16", "fp16")."""
+
+    device: str
+    precision: str
+
+
+def resolve(settings: HardwareSettings) -> Hardware:
+    """Fill in what `auto` stands for on this machine; raises SettingsError for what it does not have."""
+    device = _default_device() if settings.device == "auto" else settings.device
+    if device == "cuda" and cuda_capability() is None:
+        raise SettingsError("hardware.device=cuda, but no CUDA device is visible on this machine.")
+    if device == "mps" and not _is_apple_silicon():
+        raise SettingsError("hardware.device=mps, but this is no Apple silicon machine.")
+    precision = _default_precision(device) if settings.precision == "auto" else settings.precision
+    if precision == "fp16" and device == "cpu":
+        raise SettingsError("hardware.precision=fp16 needs a GPU; on the CPU use fp32 or bf16.")
+    return Hardware(device, precision)
+
+
+@functools.cache
+def cuda_capability() -> int | None:
+    """Major compute capability of the first visible CUDA device; None where there is none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, major = ctypes.c_int(), ctypes.c_int()
+    failed = (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetAttribute(ctypes.byref(major), COMPUTE_CAPABILITY_MAJOR, device)
+    )
+    return None if failed else major.value
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction set extensions of the CPU as Linux lists them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.partition(":")[2].split())
+
+
+def description(device: str) -> str:
+    """The device in words: the GPU's name, or the CPU's."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    return cpu_name()
+
+
+def cpu_name() -> str:
+    """The processor's model name and its number of usable cores."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name} ({usable_cores()} cores)"
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _default_device() -> str:
+    if cuda_capability() is not None:
+        return "cuda"
+    return "mps" if _is_apple_silicon() else "cpu"
+
+
+def _default_precision(device: str) -> str:
+    if device == "cuda":
+        return "bf16" if (cuda_capability() or 0) >= AMPERE else "fp32"
+    return "bf16" if device == "cpu" and cpu_flags() & NATIVE_BF16_CPU_FLAGS else "fp32"
+
+
+def _is_apple_silicon() -> bool:
+    return platform.system() == "Darwin" and platform.machine() == "arm64"

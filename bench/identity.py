@@ -1,0 +1,53 @@
+"""The run id: a hash of everything that can change a result, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.hardware import Hardware
+    from bench.settings import RunSettings
+    from tasks.sources import Source
+
+IDENTITY_VERSION = 1
+ID_LENGTH = 16
+DESCRIPTIVE = ("facts",)
+"""Keys of a method that describe it and change nothing."""
+NOT_TRAINING = ("log_steps",)
+
+
+def canonical(settings: RunSettings, hardware: Hardware, source: Source) -> dict[str, Any]:
+    """What identifies a run, as plain values: not where or when it ran, nor on which device."""
+    training = {key: value for key, value in asdict(settings.training).items() if key not in NOT_TRAINING}
+    return {
+        "identity_version": IDENTITY_VERSION,
+        "method": method_settings(settings.method),
+        "model": {"repository": settings.model.repository, "revision": settings.model.revision, "path": settings.model.path},
+        "task": dict(settings.task),
+        "data": {"source": source.kind, "revision": source.revision},
+        "budget": asdict(settings.budget),
+        "training": training,
+        "per_device_batch_size": settings.hardware.per_device_batch_size,
+        "precision": hardware.precision,
+        "seed": settings.seed,
+    }
+
+
+def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings without what only describes it."""
+    return {key: value for key, value in method.items() if key not in DESCRIPTIVE}
+
+
+def run_id(identity: Mapping[str, Any]) -> str:
+    """Hexadecimal hash of a canonical identity; equal for equal settings on any machine."""
+    return digest(identity)[:ID_LENGTH]
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of the values as JSON with sorted keys."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Meters: each number in a record is defined in one of these modules."""

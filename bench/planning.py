@@ -1,0 +1,72 @@
+"""What a run will be, worked out in about a second: settings, hardware, data source, identity, place of the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from hydra.errors import InstantiationException
+
+from bench import hardware
+from bench.errors import SettingsError, UserError, one_line
+from bench.identity import canonical, run_id
+from bench.record import RunRecord
+from bench.settings import RunSettings
+from bench.store import Store
+from tasks.base import Task
+from tasks.sources import Source, resolve
+
+
+@dataclass(frozen=True)
+class Names:
+    """The words that were chosen on the axes."""
+
+    method: str
+    task: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, decided but not begun."""
+
+    settings: RunSettings
+    names: Names
+    overrides: list[str]
+    hardware: hardware.Hardware
+    task: Task
+    source: Source
+    run_id: str
+    store: Store
+    folder: Path
+    finished: RunRecord | None
+
+
+def plan(settings: RunSettings, names: Names, overrides: list[str]) -> Plan:
+    """Decide everything about a run that needs no weights. Raises UserError."""
+    resolved = hardware.resolve(settings.hardware)
+    task: Task = build(settings.task)
+    source = resolve(settings.data, task)
+    identity = run_id(canonical(settings, resolved, source))
+    store = Store(Path(settings.results.dir))
+    folder = store.folder(names.task, names.model, names.method, identity)
+    finished = None if settings.rerun else store.finished(folder)
+    if finished is None:
+        store.check_writable()
+    return Plan(settings, names, overrides, resolved, task, source, identity, store, folder, finished)
+
+
+def build(settings: Mapping[str, Any]) -> Any:
+    """The object that `_target_` names, with the other settings as arguments; its UserErrors come through as such."""
+    try:
+        return hydra.utils.instantiate(dict(settings), _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from error
+        raise SettingsError(f"{settings.get('_target_')} cannot be built: {one_line(error)}") from error

@@ -1,0 +1,100 @@
+"""The main job: `python bench/run.py method=adalora task=glue/sst2`, or a sweep with `-m`.
+
+Exit codes: 0 done, 1 a run failed or diverged, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# This folder must not stand on the import path, or its modules would shadow others; the project's root must.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from bench import settings, validation
+from bench.errors import SettingsError, UserError, one_line
+from bench.planning import Names, Plan, plan
+from bench.record import RunRecord
+from bench.summary import headline, table
+
+CONFIGURATION = "../conf"
+FULL_ERROR = "HYDRA_FULL_ERROR"
+WANTS_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def planned(config: DictConfig) -> Plan:
+    """What a composed configuration asks for. Raises UserError."""
+    runtime = HydraConfig.get()
+    choices = runtime.runtime.choices
+    defaults = {
+        section: OmegaConf.to_container(hydra.compose(f"{section}/{choices[section]}")[section])
+        for section in validation.OPEN_SECTIONS
+    }
+    run_settings = validation.validate(config, defaults)
+    names = Names(choices.method, choices.task, choices.model)
+    return plan(run_settings, names, list(runtime.overrides.task))
+
+
+def run_one(config: DictConfig, console: Console) -> int:
+    """Plan and carry out one run; returns its exit code."""
+    try:
+        todo = planned(config)
+        if todo.finished is not None:
+            console.print("This run is already finished (rerun=true repeats it).")
+            report(todo.finished, todo.folder, console)
+            return 0
+        from bench.experiment import execute
+
+        console.print(f"{todo.names.method} on {todo.names.task}: data {todo.source.kind} ({todo.source.reason})")
+        record = execute(todo, console)
+    except UserError as error:
+        return refuse(error)
+    report(record, todo.folder, console)
+    return 0 if record.status == "complete" else FAILED
+
+
+def report(record: RunRecord, folder: Path, console: Console) -> None:
+    """Print the run's table."""
+    console.print(table(record, folder))
+
+
+def refuse(error: UserError) -> int:
+    """Print one sentence and give its exit code; the whole traceback on request."""
+    if WANTS_TRACEBACK:
+        raise error
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return error.exit_code
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    console = Console(soft_wrap=True, highlight=False)
+    codes: list[int] = []
+    settings.register()
+
+    @hydra.main(version_base="1.3", config_path=CONFIGURATION, config_name="config")
+    def job(config: DictConfig) -> None:
+        codes.append(run_one(config, console))
+
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over many lines
+    try:
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        return refuse(SettingsError(validation.explain(error)))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return max(codes, default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

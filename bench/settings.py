@@ -1,0 +1,114 @@
+"""The schema of a run's settings.
+
+Dataclasses give every fixed section names and types; `method` and `task` are open sections whose YAML is their own
+schema (see `bench/validation.py`). Nothing here imports torch: a wrong setting is reported in about a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass(unsafe_hash=True)
+class ModelSettings:
+    """A pretrained backbone: its hub repository at a pinned revision, or where else the same weights lie."""
+
+    name: str = MISSING
+    repository: str = MISSING
+    revision: str | None = None
+    package: str | None = None
+    """"module/folder" of an installed Python package that carries the weights; used in place of the hub."""
+    path: str | None = None
+    """A local folder with config, safetensors and tokenizer; used in place of everything else."""
+
+
+@dataclass
+class DataSettings:
+    """Where task data is read from."""
+
+    source: str = "auto"
+    root: str | None = None
+    """A folder laid out as the hub lays it out: <root>/<repository>/<config>/<split>-*.parquet."""
+
+
+@dataclass
+class BudgetSettings:
+    """How much training and evaluation a run gets."""
+
+    name: str = MISSING
+    max_steps: int | None = None
+    evaluation_examples: int | None = None
+    """At most this many examples of each reported split, drawn once with a fixed seed; null is all."""
+
+
+@dataclass
+class TrainingSettings:
+    """The optimisation recipe; the same for every method but for the learning rate."""
+
+    learning_rate: float = MISSING
+    epochs: float = MISSING
+    max_steps: int | None = None
+    """Optimizer steps; null trains for `epochs`."""
+    batch_size: int = 32
+    """Examples per optimizer step, over all processes."""
+    max_length: int = MISSING
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.06
+    schedule: str = "linear"
+    max_gradient_norm: float = 1.0
+    log_steps: int = 10
+
+
+@dataclass
+class HardwareSettings:
+    """What a run may use; `auto` is resolved in `bench/hardware.py`."""
+
+    name: str = MISSING
+    device: str = "auto"
+    precision: str = "auto"
+    processes: int = 1
+    machines: int = 1
+    per_device_batch_size: int | None = None
+    """Examples per forward pass; null is the whole batch."""
+    evaluation_batch_size: int = 128
+
+
+@dataclass
+class TrackerSettings:
+    """An experiment tracker that follows the run beside the record."""
+
+    name: str = "none"
+    project: str = "parsimony"
+
+
+@dataclass
+class ResultsSettings:
+    """Where records go."""
+
+    dir: str = "results"
+
+
+@dataclass
+class RunSettings:
+    """Everything one run is made of."""
+
+    method: Any = MISSING
+    task: Any = MISSING
+    model: ModelSettings = field(default_factory=ModelSettings)
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    tracker: TrackerSettings = field(default_factory=TrackerSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    results: ResultsSettings = field(default_factory=ResultsSettings)
+    seed: int = 0
+    rerun: bool = False
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that `conf/config.yaml` lists first."""
+    ConfigStore.instance().store(name="settings", node=RunSettings)

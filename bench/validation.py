@@ -1,0 +1,191 @@
+"""Settings are checked here, before torch is imported and before anything is downloaded.
+
+Three kinds of check: names (a key must stand in the schema or in the chosen YAML), types (that of the schema, or that
+of the YAML's own value in the open sections `method` and `task`), and ranges (one table by word, for all sections).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.errors import SettingsError, one_line, suggestion
+from bench.settings import RunSettings
+
+SEED_LIMIT = 2**32
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number; `above` and `below` exclude the bound itself."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def refusal(self, value: float) -> str | None:
+        """What is wrong with `value`, as the end of a sentence; None where nothing is."""
+        if self.at_least is not None and not value >= self.at_least:
+            return f"must be at least {self.at_least:g}"
+        if self.at_most is not None and not value <= self.at_most:
+            return f"must be at most {self.at_most:g}"
+        if self.above is not None and not value > self.above:
+            return f"must be above {self.above:g}"
+        if self.below is not None and not value < self.below:
+            return f"must be below {self.below:g}"
+        return None
+
+
+COUNT = Range(at_least=1)
+POSITIVE = Range(above=0, below=float("inf"))
+NOT_NEGATIVE = Range(at_least=0, below=float("inf"))
+PROBABILITY = Range(at_least=0, below=1)
+RANGES: Mapping[str, Range] = {
+    "alpha": POSITIVE,
+    "batch_size": COUNT,
+    "bottleneck": COUNT,
+    "dropout": PROBABILITY,
+    "epochs": POSITIVE,
+    "evaluation_batch_size": COUNT,
+    "evaluation_examples": COUNT,
+    "initial_rank": COUNT,
+    "learning_rate": POSITIVE,
+    "length": COUNT,
+    "log_steps": COUNT,
+    "machines": COUNT,
+    "max_gradient_norm": POSITIVE,
+    "max_length": Range(at_least=4),
+    "max_steps": COUNT,
+    "per_device_batch_size": COUNT,
+    "processes": COUNT,
+    "rank": COUNT,
+    "ratio": Range(at_least=1),
+    "reduction": COUNT,
+    "seed": Range(at_least=0, below=SEED_LIMIT),
+    "warmup_ratio": Range(at_least=0, at_most=1),
+    "weight_decay": NOT_NEGATIVE,
+}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "data.source": ("auto", "hub", "mirror", "sample"),
+    "hardware.device": ("auto", "cpu", "cuda", "mps"),
+    "hardware.precision": ("auto", "bf16", "fp16", "fp32"),
+    "training.schedule": ("constant", "cosine", "linear"),
+    "tracker.name": ("none", "wandb"),
+}
+OPEN_SECTIONS = ("method", "task")
+NOT_SETTABLE = ("_target_", "facts", "peft_type")
+
+
+def validate(config: DictConfig, defaults: Mapping[str, Mapping[str, Any]]) -> RunSettings:
+    """The run's settings as typed objects.
+
+    `defaults` holds, for each open section, what its YAML says before the command line changed it.
+    Raises SettingsError with one sentence for the first thing that is wrong.
+    """
+    try:
+        settings = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise SettingsError(explain(error)) from error
+    assert isinstance(settings, RunSettings)
+    for section in OPEN_SECTIONS:
+        _check_open(section, getattr(settings, section), defaults[section])
+    _check_ranges("", settings)
+    if settings.hardware.processes > 1 or settings.hardware.machines > 1:
+        raise SettingsError(
+            f"hardware.processes={settings.hardware.processes} and hardware.machines={settings.hardware.machines}: "
+            "runs use one process on one machine so far."
+        )
+    return settings
+
+
+def _check_open(section: str, values: Mapping[str, Any], default: Mapping[str, Any]) -> None:
+    """Compare an open section with the YAML that it comes from: same keys, same types."""
+    for key, value in values.items():
+        name = f"{section}.{key}"
+        if key not in default:
+            raise SettingsError(f"{name} is no setting.{suggestion(key, _settable(default))}")
+        expected = default[key]
+        if key in NOT_SETTABLE and value != expected:
+            raise SettingsError(f"{name} states a fact about the code and cannot be set.")
+        if isinstance(expected, Mapping) and isinstance(value, Mapping):
+            _check_open(name, value, expected)
+        elif not _same_type(value, expected):
+            raise SettingsError(f"{name}={value} must be {_type_name(expected)}, like its default {expected}.")
+
+
+def _settable(default: Mapping[str, Any]) -> list[str]:
+    return [key for key in default if key not in NOT_SETTABLE]
+
+
+def _same_type(value: object, expected: object) -> bool:
+    if expected is None or value is None:
+        return True
+    if isinstance(expected, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(expected, bool)
+    if isinstance(expected, float):
+        return isinstance(value, (int, float))
+    if isinstance(expected, list):
+        return isinstance(value, (list, str))
+    return isinstance(value, type(expected))
+
+
+def _type_name(expected: object) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "a word"}
+    return names.get(type(expected), "a group of settings")
+
+
+def _check_ranges(prefix: str, values: Any) -> None:
+    items = ((f.name, getattr(values, f.name)) for f in fields(values)) if is_dataclass(values) else values.items()
+    for key, value in items:
+        name = f"{prefix}{key}"
+        if is_dataclass(value) or isinstance(value, Mapping):
+            _check_ranges(f"{name}.", value)
+        elif name in CHOICES and value not in CHOICES[name]:
+            raise SettingsError(f"{name}={value} is unknown.{suggestion(str(value), CHOICES[name])}")
+        elif key in RANGES and value is not None:
+            _check_number(name, value, RANGES[key])
+
+
+def _check_number(name: str, value: object, bounds: Range) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SettingsError(f"{name}={value} must be a number.")
+    refusal = bounds.refusal(value)
+    if refusal:
+        raise SettingsError(f"{name}={value} {refusal}.")
+
+
+def explain(error: BaseException) -> str:
+    """What Hydra or OmegaConf refused, as one sentence with the nearest match."""
+    text = str(error)
+    options = getattr(error, "options", None)
+    if options:
+        return _unknown_option(text, [option for option in options if not option.rpartition("/")[2].startswith("_")])
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _unknown_key(unknown.group(1), error)
+    wrong = re.search(r"Error merging override ([^\n]+)", text)
+    if wrong and error.__cause__ is not None:
+        return f"{wrong.group(1)}: {one_line(error.__cause__).split(' full_key:')[0]}."
+    missing = re.search(r"full_key: (\S+)", text)
+    first = one_line(error).split(" full_key:")[0].split(" See https://")[0]
+    return f"{missing.group(1)}: {first}." if missing else f"{first.rstrip('.')}."
+
+
+def _unknown_option(text: str, options: list[str]) -> str:
+    found = re.search(r"Could not find '([^']+)'", text)
+    group, _, name = (found.group(1) if found else "").partition("/")
+    return f"{group}={name} is unknown.{suggestion(name, options)}"
+
+
+def _unknown_key(key: str, error: BaseException) -> str:
+    section, _, word = key.rpartition(".")
+    parent = getattr(error.__cause__, "parent_node", None)
+    words = [str(name) for name in parent] if isinstance(parent, DictConfig) else [f.name for f in fields(RunSettings)]
+    prefix = f"{section}." if section else ""
+    return f"{prefix}{word} is no setting.{suggestion(word, [name for name in words if name not in NOT_SETTABLE])}"

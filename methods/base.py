@@ -1,0 +1,136 @@
+"""The contract between the training loop and an adaptation method.
+
+One object per run, built from `conf/method/<name>.yaml`. The loop calls, in this order:
+
+    check(anatomy)            settings against a skeleton without weights, before anything is loaded
+    attach(backbone, steps)   freeze, insert, select; before the optimizer exists
+    parameter_groups(...)     what the optimizer trains, and how
+    per optimizer step:       before_step -> compute_loss -> backward -> after_backward -> optimizer -> after_step
+    save(folder)              the trained form
+    finish()                  prune and merge: the inference form
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bench.anatomy import Anatomy
+    from bench.backbone import Backbone
+
+SEQUENCE_KINDS = frozenset({"classification", "regression"})
+ADAPTER_FILE = "adapter.safetensors"
+
+
+class Method:
+    """What every method is and does; the defaults are those of a method without schedule and without extra loss."""
+
+    kinds: frozenset[str] = SEQUENCE_KINDS
+    """Kinds of task that the method can serve."""
+    identity_at_start: bool = True
+    """Whether the adapted model's output equals the base model's before the first step."""
+    mergeable: bool = False
+    """Whether `finish` leaves a model of the base's architecture and cost."""
+    reconstruction: ClassVar[bool] = False
+    """Whether no authors' code was available to follow."""
+    paper: str = ""
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+        self.backbone: Backbone
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Compare the settings with the model's shapes; `anatomy` is that of a model without weights.
+
+        Raises SettingsError.
+        """
+
+    def attach(self, backbone: Backbone, total_steps: int) -> None:
+        """Make `backbone.model` the model to train: frozen but for the head and what the method declares."""
+        self.backbone = backbone
+        train_only_head(backbone)
+        self.insert(backbone, total_steps)
+
+    def insert(self, backbone: Backbone, total_steps: int) -> None:
+        """Add modules or select parameters; everything but the head is frozen when this is called."""
+        raise NotImplementedError
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimizer groups over all trainable tensors; tensors with fewer than two dimensions are not decayed."""
+        decayed, plain = [], []
+        for _, parameter in trainable(self.backbone.model):
+            (decayed if parameter.ndim >= 2 else plain).append(parameter)
+        groups = [
+            {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
+            {"params": plain, "lr": learning_rate, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def before_step(self, step: int) -> None:
+        """Called before the forward pass of optimizer step `step` (0 for the first)."""
+
+    def compute_loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The loss to minimise and the task's loss alone, both scalars."""
+        task_loss = model(**batch).loss
+        penalty = self.penalty()
+        return (task_loss if penalty is None else task_loss + penalty), task_loss
+
+    def penalty(self) -> Tensor | None:
+        """A term added to the task loss in training; None where the method has none."""
+        return None
+
+    def after_backward(self, step: int) -> None:
+        """Gradients are final (clipped), weights are old."""
+
+    def after_step(self, step: int) -> None:
+        """Weights are new, this step's gradients are still there."""
+
+    def finish(self) -> None:
+        """Turn the trained form into the inference form, in place."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the trainable tensors, the optimizer and the global random states."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """What a saved adapter holds: the trainable tensors, by name."""
+        return {name: parameter.detach() for name, parameter in trainable(self.backbone.model)}
+
+    def save(self, folder: Path) -> None:
+        """Write the trained form to `folder`."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.stored_tensors().items()}
+        save_file(tensors, folder / ADAPTER_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote into an attached method with the same settings."""
+        import torch
+        from safetensors.torch import load_file
+
+        stored = self.stored_tensors()
+        loaded = load_file(folder / ADAPTER_FILE)
+        if loaded.keys() != stored.keys():
+            raise ValueError(f"{folder / ADAPTER_FILE} holds other tensors than this method trains")
+        with torch.no_grad():
+            for name, tensor in stored.items():
+                tensor.copy_(loaded[name])
+
+
+def train_only_head(backbone: Backbone) -> None:
+    """Freeze every parameter but the task head's."""
+    for name, parameter in backbone.model.named_parameters():
+        parameter.requires_grad_(backbone.anatomy.is_head(name))
+
+
+def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The trainable parameters with their names, each once."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -1,0 +1,204 @@
+"""Methods that HF PEFT provides: one class, one YAML each.
+
+The YAML speaks the field's words (`rank`, `alpha`, `dropout`, `targets`, `length`); they are mapped here to whatever
+the PEFT configuration class calls them. `options` passes further PEFT settings verbatim.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import SettingsError, one_line, suggestion
+from methods.base import Method
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor, nn
+
+    from bench.anatomy import Anatomy, Part
+    from bench.backbone import Backbone
+
+OWN_NAMES = {"rank": "r", "alpha": "alpha", "dropout": "dropout", "length": "num_virtual_tokens"}
+FEED_FORWARD = ("ffn.down",)
+RANDOM_DIRECTIONS = ("VERA", "PVERA")
+"""Tuners whose rank counts shared random directions and may exceed the width of the model."""
+
+
+class LibraryMethod(Method):
+    """A PEFT tuner behind the harness's contract.
+
+    `facts` states what the shared tests and the method cards check: `identity_at_start`, `mergeable`, `paper`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        peft_type: str,
+        facts: Mapping[str, Any],
+        targets: Sequence[str] | None = None,
+        rank: int | None = None,
+        alpha: float | None = None,
+        dropout: float | None = None,
+        length: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(learning_rate)
+        self.peft_type = peft_type
+        self.identity_at_start = bool(facts["identity_at_start"])
+        self.mergeable = bool(facts["mergeable"])
+        self.paper = str(facts["paper"])
+        self.targets = [targets] if isinstance(targets, str) else targets
+        self.words = {"rank": rank, "alpha": alpha, "dropout": dropout, "length": length}
+        self.options = dict(options or {})
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Targets must match, the rank must fit every matched module, the options and modules must suit PEFT."""
+        parts = self._parts(anatomy)
+        rank = self.words["rank"]
+        for part in parts:
+            weight = part.module.weight
+            limit = min(weight.shape)
+            if rank is not None and self.peft_type not in RANDOM_DIRECTIONS and weight.ndim == 2 and rank > limit:
+                raise SettingsError(f"method.rank={rank} is above the size of {part.name} ({limit}).")
+        config = self._config(parts, anatomy.head)
+        if parts:
+            _rehearse(config, parts)
+
+    def insert(self, backbone: Backbone, total_steps: int) -> None:
+        """Wrap the model with the PEFT tuner; PEFT copies the head and trains the copy."""
+        from peft import get_peft_model
+
+        config = self._config(self._parts(backbone.anatomy), backbone.anatomy.head)
+        config.base_model_name_or_path = backbone.source
+        self.complete(config, backbone, total_steps)
+        with warnings.catch_warnings(), _quiet_peft():
+            warnings.simplefilter("ignore")
+            backbone.model = get_peft_model(backbone.model, config, autocast_adapter_dtype=True)
+
+    def complete(self, config: PeftConfig, backbone: Backbone, total_steps: int) -> None:
+        """Set what depends on the model or on the length of the run; nothing for most methods."""
+
+    def finish(self) -> None:
+        """Merge into the base weights where the tuner can; a prompt stays beside the model."""
+        if self.mergeable:
+            self.backbone.model = self.backbone.model.merge_and_unload()
+
+    def save(self, folder: Path) -> None:
+        """Write PEFT's own format, so that `PeftModel.from_pretrained` reads it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.backbone.model.save_pretrained(str(folder), safe_serialization=True)
+
+    def load(self, folder: Path) -> None:
+        """Read PEFT's own format into the attached model."""
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        weights: dict[str, Tensor] = load_peft_weights(str(folder), device="cpu")
+        set_peft_model_state_dict(self.backbone.model, weights)
+
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """What PEFT writes: the adapter, the head, and random bases where PEFT keeps them."""
+        from peft import get_peft_model_state_dict
+
+        return dict(get_peft_model_state_dict(self.backbone.model))
+
+    def _parts(self, anatomy: Anatomy) -> list[Part]:
+        return anatomy.match(self.targets) if self.targets else []
+
+    def _config(self, parts: Sequence[Part], head: Sequence[str]) -> PeftConfig:
+        """The PEFT configuration for these modules; raises SettingsError for what PEFT does not take."""
+        from peft import TaskType
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        config_class = PEFT_TYPE_TO_CONFIG_MAPPING[self.peft_type]
+        fields = {field.name for field in dataclasses.fields(config_class)}
+        settings = {"task_type": TaskType.SEQ_CLS, "modules_to_save": list(head), **self.options}
+        settings |= {_peft_name(word, fields): value for word, value in self.words.items() if value is not None}
+        if parts:
+            settings["target_modules"] = [part.name for part in parts]
+        if "feedforward_modules" in fields and parts:
+            settings["feedforward_modules"] = [part.name for part in parts if part.role in FEED_FORWARD]
+        for name in settings:
+            if name not in fields:
+                raise SettingsError(f"method.options.{name} is no setting of {config_class.__name__}.{suggestion(name, fields)}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return config_class(**settings)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"method: PEFT refuses the settings: {error}") from error
+
+
+def _peft_name(word: str, fields: set[str]) -> str:
+    """What a PEFT configuration class with these fields calls the setting `word`."""
+    own = OWN_NAMES[word]
+    named = sorted(field for field in fields if field == own or field.endswith(f"_{own}"))
+    preferred = [name for name in named if name.split("_")[0] not in ("rank", "module", "encoder")]
+    if not named:
+        raise SettingsError(f"method.{word} is no setting of this method.")
+    return (preferred or named)[0]
+
+
+def _rehearse(config: PeftConfig, parts: Sequence[Part]) -> None:
+    """Insert the tuner into one stand-in for every kind of matched module, so that PEFT's refusals come early.
+
+    Raises SettingsError: the module's type is unsupported (GPT-2's Conv1D), a block size does not divide a width.
+    """
+    import torch
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from torch import nn
+
+    stand_ins = nn.Module()
+    first = {(type(part.module), part.module.weight.shape): part for part in reversed(parts)}
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _quiet_peft():
+        warnings.simplefilter("ignore")
+        for part in first.values():
+            _place(stand_ins, part.name, _materialised(part.module))
+        try:
+            alone = dataclasses.replace(config, modules_to_save=None)
+            PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](stand_ins, alone, "default")
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise SettingsError(f"method: PEFT cannot adapt the targets: {one_line(error)}") from error
+
+
+def _materialised(module: nn.Module) -> nn.Module:
+    """A copy of the module; one without weights gets random ones."""
+    import torch
+
+    if not module.weight.is_meta:
+        return copy.deepcopy(module)
+    copied = copy.deepcopy(module).to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.normal_(std=0.02)
+    return copied
+
+
+def _place(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Register `module` under a dotted name, with empty modules in between."""
+    from torch import nn
+
+    *path, last = name.split(".")
+    for step in path:
+        if not hasattr(root, step):
+            root.add_module(step, nn.Module())
+        root = root.get_submodule(step)
+    root.add_module(last, module)
+
+
+class _quiet_peft:
+    """Keeps PEFT's notes on things that the harness decides on purpose out of the progress display."""
+
+    def __enter__(self) -> None:
+        self._logger = logging.getLogger("peft")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *exception: object) -> None:
+        self._logger.setLevel(self._level)

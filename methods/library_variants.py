@@ -1,0 +1,146 @@
+"""Library methods that need more than a configuration: learning rates by part, a penalty, a gradient rule, a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import SettingsError
+from methods.library import LibraryMethod
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from peft.tuners.lora import LoraLayer
+    from torch import Tensor
+
+    from bench.backbone import Backbone
+
+ADAPTER = "default"
+JITTER = 1e-8
+
+
+class LoraPlus(LibraryMethod):
+    """LoRA with a higher learning rate for B: Hayou, Ghosh, Yu 2024.
+
+    The authors' grouping: every `lora_B` and every tensor with one dimension gets `ratio` times the learning rate of
+    the others. Weight decay is 0, as in the authors' runs, where the setting never reached the optimizer.
+    """
+
+    def __init__(self, ratio: float, weight_decay: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.ratio = ratio
+        self.weight_decay = weight_decay
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups by learning rate first, by decay second; the method's own weight decay applies."""
+        groups = super().parameter_groups(learning_rate, self.weight_decay)
+        fast = {id(p) for n, p in self.backbone.model.named_parameters() if "lora_B" in n or p.ndim == 1}
+        split: list[dict[str, Any]] = []
+        for group in groups:
+            for is_fast, rate in ((False, learning_rate), (True, learning_rate * self.ratio)):
+                members = [parameter for parameter in group["params"] if (id(parameter) in fast) == is_fast]
+                if members:
+                    split.append({**group, "params": members, "lr": rate})
+        return split
+
+
+class LoraFA(LibraryMethod):
+    """LoRA with A frozen at its random start: Zhang et al. 2023.
+
+    B's gradient becomes the one whose weight update is nearest to full fine-tuning's,
+    g_B <- (1/s^2) g_B (A A^T)^-1 with s = alpha / rank, as in PEFT's `LoraFAOptimizer`.
+    """
+
+    def insert(self, backbone: Backbone, total_steps: int) -> None:
+        """Insert LoRA, then freeze every A."""
+        super().insert(backbone, total_steps)
+        for layer in _lora_layers(backbone):
+            layer.lora_A[ADAPTER].requires_grad_(False)
+
+    def after_backward(self, step: int) -> None:
+        """Project B's gradients; A A^T is rank x rank."""
+        import torch
+
+        with torch.no_grad():
+            for layer in _lora_layers(self.backbone):
+                a, gradient = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight.grad
+                gradient.copy_(gradient @ _inverse(a @ a.T, JITTER) / layer.scaling[ADAPTER] ** 2)
+
+
+class RiemannianLora(LibraryMethod):
+    """LoRA with preconditioned gradients: Zhang, Pilanci 2024.
+
+    g_A <- (B^T B + damping I)^-1 g_A and g_B <- g_B (A A^T + damping I)^-1 before the optimizer sees them.
+    """
+
+    def __init__(self, damping: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.damping = damping
+
+    def after_backward(self, step: int) -> None:
+        """Precondition both factors' gradients with the old weights."""
+        import torch
+
+        with torch.no_grad():
+            for layer in _lora_layers(self.backbone):
+                a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+                a.grad.copy_(_inverse(b.T @ b, self.damping) @ a.grad)
+                b.grad.copy_(b.grad @ _inverse(a @ a.T, self.damping))
+
+
+class Kasa(LibraryMethod):
+    """KaSA: W0 without its `rank` smallest singular components, plus s B diag(d) A: Wang et al. 2025.
+
+    The penalty keeps d small and A, B near semi-orthogonal: beta ||d||^2 + gamma (||B^T B - I|| + ||A A^T - I||).
+    """
+
+    def penalty(self) -> Tensor | None:
+        """The two regularisers, summed over the layers."""
+        return self.backbone.model.base_model._get_kasa_loss()
+
+
+class MonteCarloLora(LibraryMethod):
+    """MonteCLoRA: A is perturbed by learned noise in training, with a variational penalty: Sengupta et al. 2024."""
+
+    def penalty(self) -> Tensor | None:
+        """The mean over the layers of the divergence from the prior; none outside training."""
+        model = self.backbone.model
+        return model.base_model._get_monteclora_loss() if model.training else None
+
+
+class AdaMSS(LibraryMethod):
+    """AdaMSS, with its adaptive allocation of subspaces spread over the run.
+
+    With `options.use_asa` the number of active subspaces falls from all to `asa_target_subspaces` between the steps
+    `warmup_ratio` and `final_ratio` of the run.
+    """
+
+    def __init__(self, warmup_ratio: float, final_ratio: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        if not 0.0 <= warmup_ratio < final_ratio <= 1.0:
+            raise SettingsError(f"method needs 0 <= warmup_ratio < final_ratio <= 1, not {warmup_ratio}, {final_ratio}.")
+        self.warmup_ratio = warmup_ratio
+        self.final_ratio = final_ratio
+
+    def complete(self, config: PeftConfig, backbone: Backbone, total_steps: int) -> None:
+        """Turn the ratios into steps; mask at most every tenth of the span."""
+        config.init_warmup = round(self.warmup_ratio * total_steps)
+        config.final_warmup = max(round(self.final_ratio * total_steps), config.init_warmup + 1)
+        config.mask_interval = min(config.mask_interval, max(1, (config.final_warmup - config.init_warmup) // 10))
+
+    def after_step(self, step: int) -> None:
+        """Update the importance of every subspace and mask the least important ones."""
+        self.backbone.model.base_model.update_and_allocate(step)
+
+
+def _lora_layers(backbone: Backbone) -> Iterator[LoraLayer]:
+    from peft.tuners.lora import LoraLayer
+
+    return (module for module in backbone.model.modules() if isinstance(module, LoraLayer))
+
+
+def _inverse(matrix: Tensor, damping: float) -> Tensor:
+    """The inverse of a symmetric matrix after `damping` is added to its diagonal; robust to rank deficiency."""
+    import torch
+
+    return torch.linalg.pinv(matrix + damping * torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype))

@@ -1,0 +1,1 @@
+"""Benchmark tasks: what is scored, on what data, by which metric."""

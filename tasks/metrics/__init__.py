@@ -1,0 +1,1 @@
+"""Metrics behind the `evaluate` API, defined here so that scoring needs no network."""
