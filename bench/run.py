@@ -15,11 +15,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from bench import settings, validation
+from bench import settings, sweep, validation
 from bench.errors import SettingsError, UserError, one_line
 from bench.planning import Names, Plan, plan
 from bench.record import RunRecord
@@ -33,15 +33,10 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 def planned(config: DictConfig) -> Plan:
     """What a composed configuration asks for. Raises UserError."""
-    runtime = HydraConfig.get()
-    choices = runtime.runtime.choices
-    defaults = {
-        section: OmegaConf.to_container(hydra.compose(f"{section}/{choices[section]}")[section])
-        for section in validation.OPEN_SECTIONS
-    }
-    run_settings = validation.validate(config, defaults)
-    names = Names(choices.method, choices.task, choices.model)
-    return plan(run_settings, names, list(runtime.overrides.task))
+    hydra_settings = HydraConfig.get()
+    choices = hydra_settings.runtime.choices
+    names = Names(choices["method"], choices["task"], choices["model"])
+    return plan(sweep.validated(config, choices), names, list(hydra_settings.overrides.task))
 
 
 def run_one(config: DictConfig, console: Console) -> int:
@@ -80,6 +75,9 @@ def main() -> int:
     console = Console(soft_wrap=True, highlight=False)
     codes: list[int] = []
     settings.register()
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    sys.argv[1:] = flags + overrides  # argparse takes no flag after an override
 
     @hydra.main(version_base="1.3", config_path=CONFIGURATION, config_name="config")
     def job(config: DictConfig) -> None:
@@ -87,9 +85,13 @@ def main() -> int:
 
     os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over many lines
     try:
+        if {"-m", "--multirun"} & set(flags):
+            sweep.check(overrides)
         job()
     except (HydraException, OmegaConfBaseException) as error:
         return refuse(SettingsError(validation.explain(error)))
+    except UserError as error:
+        return refuse(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

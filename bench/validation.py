@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.errors import SettingsError, one_line, suggestion
 from bench.settings import RunSettings
 
+CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
 SEED_LIMIT = 2**32
 
 
@@ -163,24 +165,29 @@ def _check_number(name: str, value: object, bounds: Range) -> None:
 def explain(error: BaseException) -> str:
     """What Hydra or OmegaConf refused, as one sentence with the nearest match."""
     text = str(error)
-    options = getattr(error, "options", None)
-    if options:
-        return _unknown_option(text, [option for option in options if not option.rpartition("/")[2].startswith("_")])
+    absent = re.search(r"Could not find '([^']+)'", text)
+    if absent:
+        return _unknown_option(absent.group(1))
+    if "Ambiguous value" in text:
+        return f"{text.splitlines()[0].replace('Ambiguous value for argument', 'A list of values in')}: add -m to sweep over it."
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _unknown_key(unknown.group(1), error)
     wrong = re.search(r"Error merging override ([^\n]+)", text)
     if wrong and error.__cause__ is not None:
         return f"{wrong.group(1)}: {one_line(error.__cause__).split(' full_key:')[0]}."
-    missing = re.search(r"full_key: (\S+)", text)
-    first = one_line(error).split(" full_key:")[0].split(" See https://")[0]
-    return f"{missing.group(1)}: {first}." if missing else f"{first.rstrip('.')}."
+    key = re.search(r"full_key: (\S+)", text)
+    subject = key.group(1) if key else getattr(error, "override", None)
+    first = one_line(error).split(" full_key:")[0].split(" See https://")[0].rstrip(".")
+    return f"{subject}: {first}." if subject else f"{first}."
 
 
-def _unknown_option(text: str, options: list[str]) -> str:
-    found = re.search(r"Could not find '([^']+)'", text)
-    group, _, name = (found.group(1) if found else "").partition("/")
-    return f"{group}={name} is unknown.{suggestion(name, options)}"
+def _unknown_option(path: str) -> str:
+    """A sentence about a choice that an axis does not have, such as "task/glue/sst3"."""
+    axis, _, name = path.partition("/")
+    files = (CONFIGURATION / axis).rglob("*.yaml")
+    options = [file.relative_to(CONFIGURATION / axis).with_suffix("").as_posix() for file in files]
+    return f"{axis}={name} is unknown.{suggestion(name, [option for option in options if '/_' not in option])}"
 
 
 def _unknown_key(key: str, error: BaseException) -> str:

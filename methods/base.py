@@ -61,7 +61,8 @@ class Method:
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimizer groups over all trainable tensors; tensors with fewer than two dimensions are not decayed."""
-        decayed, plain = [], []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for _, parameter in trainable(self.backbone.model):
             (decayed if parameter.ndim >= 2 else plain).append(parameter)
         groups = [

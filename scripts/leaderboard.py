@@ -1,0 +1,48 @@
+"""Build the leaderboard from the records: `python scripts/leaderboard.py [--results results]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from bench.leaderboard.publish import publish
+
+SHOWN = ["method", "model", "score_mean", "score_std", "seeds", "trainable_parameters", "train_samples_per_second_mean"]
+
+
+def main() -> int:
+    """Write the boards and show each task's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    results = parser.parse_args().results
+    if not results.is_dir():
+        print(f"error: {results} is no folder.", file=sys.stderr)
+        return 2
+    files = publish(results)
+    console = Console(soft_wrap=True, highlight=False)
+    for file in files:
+        if file.name != "overall.csv":
+            console.print(_shown(file, results))
+    console.print(f"{len(files)} tables in {results / 'leaderboard'}" if files else f"No complete record in {results}.")
+    return 0
+
+
+def _shown(file: Path, results: Path) -> Table:
+    board = pd.read_csv(file)
+    table = Table(title=str(file.relative_to(results / "leaderboard").with_suffix("")), title_justify="left")
+    for name in SHOWN:
+        table.add_column(name)
+    for row in board[SHOWN].itertuples(index=False):
+        table.add_row(*("" if pd.isna(cell) else str(cell) for cell in row))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
