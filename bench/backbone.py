@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import hub
 from bench.anatomy import Anatomy
 from bench.errors import SettingsError, one_line
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from bench.settings import ModelSettings
+
+HEAD_DROPOUT_NAMES = ("cls_dropout", "classifier_dropout", "summary_first_dropout")
 
 
 @dataclass
@@ -41,6 +44,16 @@ class Origin:
     path: str
     revision: str | None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie in a folder of this machine already."""
+        return Path(self.path).is_dir()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained`: the pinned revision, and no attempt at a hub that cannot be reached."""
+        return {"revision": self.revision, "local_files_only": self.is_local or not hub.is_reachable()}
+
 
 def origin(settings: ModelSettings) -> Origin:
     """The installed package that carries the model, where there is one; else the hub at the pinned revision."""
@@ -54,6 +67,20 @@ def origin(settings: ModelSettings) -> Origin:
         if found is not None and found.submodule_search_locations:
             return Origin(str(Path(found.submodule_search_locations[0]) / folder), None)
     return Origin(settings.repository, settings.revision)
+
+
+def check_available(settings: ModelSettings) -> None:
+    """Raise SettingsError, without importing torch, if the model is neither on this machine nor on a reachable hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    where = origin(settings)
+    if where.is_local or isinstance(try_to_load_from_cache(where.path, "config.json", revision=where.revision), str):
+        return
+    if not hub.is_reachable():
+        raise SettingsError(
+            f"model={settings.name} ({where.path}) is not in the local cache and the hub cannot be reached; "
+            "model.path=FOLDER takes a local copy."
+        )
 
 
 def skeleton(settings: ModelSettings, outputs: int) -> Anatomy:
@@ -91,7 +118,9 @@ def weights_sha256(settings: ModelSettings) -> str | None:
     from transformers.utils import cached_file
 
     where = origin(settings)
-    found = cached_file(where.path, "model.safetensors", revision=where.revision, _raise_exceptions_for_missing_entries=False)
+    found = cached_file(
+        where.path, "model.safetensors", **where.arguments, _raise_exceptions_for_missing_entries=False
+    )
     if found is None:
         return None
     with open(found, "rb") as file:
@@ -104,7 +133,13 @@ def _config(settings: ModelSettings, outputs: int) -> Any:
 
     where = origin(settings)
     with _loading(settings):
-        return AutoConfig.from_pretrained(where.path, revision=where.revision, num_labels=outputs)
+        config = AutoConfig.from_pretrained(where.path, **where.arguments, num_labels=outputs)
+    if settings.head_dropout is not None:
+        name = next((name for name in HEAD_DROPOUT_NAMES if hasattr(config, name)), None)
+        if name is None:
+            raise SettingsError(f"model.head_dropout cannot be set: '{settings.name}' has no dropout before its head.")
+        setattr(config, name, settings.head_dropout)
+    return config
 
 
 @functools.lru_cache(maxsize=2)
@@ -120,7 +155,7 @@ def _load(settings: ModelSettings, outputs: int) -> tuple[PreTrainedModel, PreTr
     with _loading(settings), torch.random.fork_rng(devices=[]):
         model = AutoModelForSequenceClassification.from_pretrained(
             where.path,
-            revision=where.revision,
+            **where.arguments,
             config=copy.deepcopy(_config(settings, outputs)),
             dtype=torch.float32,
             use_safetensors=True,
@@ -136,7 +171,7 @@ def _tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
     where = origin(settings)
     with _loading(settings):
-        tokenizer = AutoTokenizer.from_pretrained(where.path, revision=where.revision)
+        tokenizer = AutoTokenizer.from_pretrained(where.path, **where.arguments)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

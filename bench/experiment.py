@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import traceback
 from collections.abc import Mapping
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from tasks.base import Examples, Task
     from tasks.sources import Source
 
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "evaluate", "pandas", "tasks.metrics.glue")
+
 
 def execute(plan: Plan, console: Console) -> RunRecord:
     """Carry out a plan and leave its record, whatever happens.
@@ -46,6 +49,8 @@ def execute(plan: Plan, console: Console) -> RunRecord:
     record = _opened(plan)
     with plan.store.working_folder(plan.folder) as folder:
         try:
+            with phases("import"):
+                import_libraries()
             method = checked_method(plan)
             with _tracker(plan, folder) as follower:
                 _run(plan, method, record, phases, folder, console, follower)
@@ -59,6 +64,12 @@ def execute(plan: Plan, console: Console) -> RunRecord:
             if record.status != "open":
                 _close(record, phases, folder)
     return record
+
+
+def import_libraries() -> None:
+    """Import the slow libraries at one point, so that no other phase pays for them."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
 
 
 def checked_method(plan: Plan) -> Method:

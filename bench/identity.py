@@ -18,6 +18,8 @@ ID_LENGTH = 16
 DESCRIPTIVE = ("facts",)
 """Keys of a method that describe it and change nothing."""
 NOT_TRAINING = ("log_steps",)
+NOT_MODEL = ("name", "package")
+"""A package carries the same weights as the repository at its revision."""
 
 
 def canonical(settings: RunSettings, hardware: Hardware, source: Source) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def canonical(settings: RunSettings, hardware: Hardware, source: Source) -> dict
     return {
         "identity_version": IDENTITY_VERSION,
         "method": method_settings(settings.method),
-        "model": {"repository": settings.model.repository, "revision": settings.model.revision, "path": settings.model.path},
+        "model": {key: value for key, value in asdict(settings.model).items() if key not in NOT_MODEL},
         "task": dict(settings.task),
         "data": {"source": source.kind, "revision": source.revision},
         "budget": asdict(settings.budget),

@@ -10,7 +10,7 @@ from typing import Any
 import hydra.utils
 from hydra.errors import InstantiationException
 
-from bench import hardware
+from bench import backbone, hardware
 from bench.errors import SettingsError, UserError, one_line
 from bench.identity import canonical, run_id
 from bench.record import RunRecord
@@ -56,6 +56,7 @@ def plan(settings: RunSettings, names: Names, overrides: list[str]) -> Plan:
     finished = None if settings.rerun else store.finished(folder)
     if finished is None:
         store.check_writable()
+        backbone.check_available(settings.model)
     return Plan(settings, names, overrides, resolved, task, source, identity, store, folder, finished)
 
 

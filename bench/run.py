@@ -28,7 +28,8 @@ from bench.summary import headline, table
 CONFIGURATION = "../conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 WANTS_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+MULTIRUN = ("-m", "--multirun")
+FAILED, INTERRUPTED = 1, 130
 
 
 def planned(config: DictConfig) -> Plan:
@@ -75,9 +76,9 @@ def main() -> int:
     console = Console(soft_wrap=True, highlight=False)
     codes: list[int] = []
     settings.register()
-    flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    sys.argv[1:] = flags + overrides  # argparse takes no flag after an override
+    sweeping = [argument for argument in sys.argv[1:] if argument in MULTIRUN]
+    rest = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
+    sys.argv[1:] = sweeping + rest  # argparse takes no flag after an override
 
     @hydra.main(version_base="1.3", config_path=CONFIGURATION, config_name="config")
     def job(config: DictConfig) -> None:
@@ -85,8 +86,8 @@ def main() -> int:
 
     os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over many lines
     try:
-        if {"-m", "--multirun"} & set(flags):
-            sweep.check(overrides)
+        if sweeping:
+            sweep.check([argument for argument in rest if not argument.startswith("-")])
         job()
     except (HydraException, OmegaConfBaseException) as error:
         return refuse(SettingsError(validation.explain(error)))

@@ -24,6 +24,8 @@ class ModelSettings:
     """"module/folder" of an installed Python package that carries the weights; used in place of the hub."""
     path: str | None = None
     """A local folder with config, safetensors and tokenizer; used in place of everything else."""
+    head_dropout: float | None = None
+    """Dropout before the task head; null keeps the model's own."""
 
 
 @dataclass
@@ -58,6 +60,8 @@ class TrainingSettings:
     max_length: int = MISSING
     weight_decay: float = 0.01
     warmup_ratio: float = 0.06
+    warmup_steps: int | None = None
+    """Overrides `warmup_ratio` where a recipe counts its warm-up in steps."""
     schedule: str = "linear"
     max_gradient_norm: float = 1.0
     log_steps: int = 10

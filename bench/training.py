@@ -86,7 +86,7 @@ class TrainingLoop:
         groups = method.parameter_groups(settings.learning_rate, settings.weight_decay)
         optimizer = torch.optim.AdamW(groups, fused=True)
         self._model, self._optimizer = accelerator.prepare(method.backbone.model, optimizer)
-        warmup = math.ceil(settings.warmup_ratio * steps)
+        warmup = math.ceil(settings.warmup_ratio * steps) if settings.warmup_steps is None else settings.warmup_steps
         self._schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, warmup, steps)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._method = method

@@ -70,6 +70,8 @@ RANGES: Mapping[str, Range] = {
     "ratio": Range(at_least=1),
     "reduction": COUNT,
     "seed": Range(at_least=0, below=SEED_LIMIT),
+    "head_dropout": PROBABILITY,
+    "warmup_steps": Range(at_least=0),
     "warmup_ratio": Range(at_least=0, at_most=1),
     "weight_decay": NOT_NEGATIVE,
 }

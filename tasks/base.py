@@ -59,6 +59,9 @@ class Task(Protocol):
     headline: str
     reported_splits: Sequence[str]
 
+    def __hash__(self) -> int:
+        """Equal tasks hash equally: encoded splits are kept between runs."""
+
     @property
     def outputs(self) -> int:
         """Width of the task head."""

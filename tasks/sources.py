@@ -6,7 +6,6 @@ revision or content hash of the files, is part of a run's identity.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import hub
 from bench.errors import DataError, SettingsError, one_line
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 SAMPLES = Path(__file__).parent / "samples"
 MIRROR_VARIABLE = "PARSIMONY_DATA"
-HUB_TIMEOUT_SECONDS = 3.0
 TRAIN_SPLIT = "train"
 
 
@@ -70,24 +69,9 @@ def resolve(settings: DataSettings, task: Task) -> Source:
     cached = _cached(task)
     if cached is not None:
         return cached
-    if hub_is_reachable():
+    if hub.is_reachable():
         return _hub(task, "no mirror is set and the hub can be reached")
     return _local("sample", SAMPLES, task, "no mirror is set, nothing is cached and the hub cannot be reached")
-
-
-@functools.cache
-def hub_is_reachable() -> bool:
-    """Whether the hub answers within the time limit; asked once per process."""
-    import httpx
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        httpx.head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS)
-    except httpx.HTTPError:
-        return False
-    return True
 
 
 def _mirror(root: str | None, task: Task) -> Source:
@@ -131,7 +115,7 @@ def _hub(task: Task, reason: str) -> Source:
     cached = _cached(task)
     if cached is not None:
         return cached
-    if not hub_is_reachable():
+    if not hub.is_reachable():
         raise DataError(
             f"data=hub, but the hub cannot be reached and {task.repository} ({task.config}) is not in the local cache; "
             "use data.root=FOLDER for a mirror or data=sample."

@@ -1,0 +1,188 @@
+"""How fast the harness trains, against a bare PyTorch loop and against transformers' Trainer with PEFT.
+
+    python scripts/benchmark_training.py data.root=FOLDER [method=lora] [--pairs 5] [--steps 200]
+
+All three train the same model with the same method from the same start. The bare loop takes the harness's batches and
+precision, so its ratio is the harness's own overhead or gain; the Trainer is left at its defaults (float32, random
+batches padded to their longest), so its ratio is what a user gains. They take turns, and ratios are formed within a
+turn, because machines drift.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+from rich.table import Table
+
+from bench import settings, sweep, validation
+from bench.planning import Names, Plan, plan
+
+WARM_UP_STEPS = 10
+
+
+def planned(overrides: list[str]) -> Plan:
+    """The plan of a run with these overrides, with a throwaway results folder."""
+    settings.register()
+    with hydra.initialize_config_dir(str(validation.CONFIGURATION), version_base="1.3"):
+        config = hydra.compose("config", overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        choices = dict(config.hydra.runtime.choices)
+        checked = sweep.validated(hydra.compose("config", overrides), choices)
+    return plan(checked, Names(choices["method"], choices["task"], choices["model"]), overrides)
+
+
+class Contest:
+    """The three contestants over one plan; each call trains anew and returns samples per second."""
+
+    def __init__(self, todo: Plan, steps: int) -> None:
+        from bench import backbone
+
+        self._plan = todo
+        self._steps = steps
+        tokenizer = backbone.tokenizer(todo.settings.model)
+        self._examples = todo.task.encode(
+            todo.source, "train", tokenizer, todo.settings.training.max_length, at_most=None
+        )
+
+    def harness(self) -> float:
+        """The harness's own training loop, dropout and batches."""
+        from bench.dropout import use_fast_dropout
+        from bench.measure.throughput import StepClock
+        from bench.training import TrainingLoop
+
+        method, runner = self._method(), self._runner()
+        use_fast_dropout(method.backbone.model)
+        training = replace(self._plan.settings.training, max_steps=self._steps)
+        loop = TrainingLoop(method, self._examples, training, runner, self._steps, seed=0)
+        clock = StepClock(self._plan.hardware.device)
+        loop.run(clock, lambda point: None)
+        steady = clock.throughput()
+        assert steady is not None
+        return steady.samples_per_second
+
+    def bare(self) -> float:
+        """The shortest loop over the same PEFT model, batches (with the usual mask) and precision."""
+        import torch
+
+        from bench.batching import collate, training_order
+        from bench.randomness import generator
+
+        method, runner = self._method(), self._runner()
+        model = method.backbone.model.to(runner.device).train()
+        groups = method.parameter_groups(1e-3, 0.01)
+        optimizer = torch.optim.AdamW(groups)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        order = training_order(self._examples.lengths, 32, self._steps, generator(0, "order"))
+        start, samples = time.perf_counter(), 0
+        for step, indices in enumerate(order):
+            if step == WARM_UP_STEPS:
+                start, samples = time.perf_counter(), 0
+            inputs = collate(self._examples, indices, padding_id=0).on(runner.device).inputs
+            inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+            with runner.autocast():
+                loss = model(**inputs).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            samples += len(indices)
+        return samples / (time.perf_counter() - start)
+
+    def trainer(self) -> float:
+        """transformers' Trainer over the PEFT model with its default collator, sampler and float32."""
+        from datasets import Dataset
+        from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+
+        class Stopwatch(TrainerCallback):
+            seconds = 0.0
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if state.global_step == WARM_UP_STEPS:
+                    self.seconds = time.perf_counter()
+
+            def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                self.seconds = time.perf_counter() - self.seconds
+
+        method, examples, stopwatch = self._method(), self._examples, Stopwatch()
+        rows = [examples.input_ids[a:b] for a, b in zip(examples.offsets, examples.offsets[1:], strict=False)]
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                folder,
+                max_steps=self._steps,
+                per_device_train_batch_size=32,
+                learning_rate=1e-3,
+                report_to=[],
+                disable_tqdm=True,
+                save_strategy="no",
+                use_cpu=self._plan.hardware.device == "cpu",
+            )
+            collator = DataCollatorWithPadding(method.backbone.tokenizer)
+            data = Dataset.from_dict({"input_ids": rows, "labels": examples.labels})
+            Trainer(method.backbone.model, arguments, collator, data, callbacks=[stopwatch]).train()
+        return 32 * (self._steps - WARM_UP_STEPS) / stopwatch.seconds
+
+    def _method(self) -> Any:
+        from bench import backbone
+        from bench.experiment import checked_method
+        from bench.randomness import seed_everything
+
+        gc.collect()
+        seed_everything(0, "head")
+        base = backbone.fresh(self._plan.settings.model, self._plan.task.outputs)
+        method = checked_method(self._plan)
+        method.attach(base, self._steps)
+        return method
+
+    def _runner(self) -> Any:
+        from bench.training import accelerator
+
+        return accelerator(self._plan.hardware.device, self._plan.hardware.precision)
+
+
+def main() -> int:
+    """Let the contestants take turns and print speeds and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--without", nargs="*", default=[], choices=["bare", "trainer"])
+    arguments, overrides = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as results:
+        contest = Contest(planned([*overrides, f"results.dir={results}"]), arguments.steps)
+        names = [name for name in ("harness", "bare", "trainer") if name not in arguments.without]
+        contestants: dict[str, Callable[[], float]] = {name: getattr(contest, name) for name in names}
+        speeds: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(arguments.pairs):
+            for name, contestant in contestants.items():
+                speeds[name].append(contestant())
+            print(f"turn {turn + 1}: " + ", ".join(f"{name} {speeds[name][-1]:.1f}" for name in names), flush=True)
+    Console(soft_wrap=True).print(_summary(speeds))
+    return 0
+
+
+def _summary(speeds: dict[str, list[float]]) -> Table:
+    table = Table(title="training speed, samples/s", title_justify="left")
+    for column in ("contestant", "median", "lowest", "highest", "harness / it, median (lowest to highest)"):
+        table.add_column(column)
+    for name, values in speeds.items():
+        ratios = [a / b for a, b in zip(speeds["harness"], values, strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        table.add_row(name, f"{statistics.median(values):.1f}", f"{min(values):.1f}", f"{max(values):.1f}", spread)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

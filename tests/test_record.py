@@ -1,0 +1,145 @@
+"""Records and their store: a stable schema, whole files only, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from bench.errors import StorageError
+from bench.record import RecordError, RunRecord, read, validate
+from bench.store import RECORD_FILE, Store, write_json
+
+STABLE_COLUMNS = (
+    "schema_version run_id status method model task seed budget data_source metric score trainable_parameters "
+    "trainable_percent train_samples_per_second train_tokens_per_second train_seconds peak_memory_bytes precision device"
+).split()
+
+
+def record(**changes: object) -> RunRecord:
+    complete = RunRecord(
+        run_id="0123456789abcdef",
+        method="lora",
+        model="minilm",
+        task="glue/sst2",
+        seed=0,
+        budget="quick",
+        data_source="sample",
+        precision="fp32",
+        device="cpu",
+        status="complete",
+        metric="accuracy",
+        score=80.5,
+        metrics={"accuracy": 0.805},
+        trainable_parameters=73728,
+        trainable_percent=0.32,
+        train_samples_per_second=100.0,
+        train_tokens_per_second=1500.0,
+        train_seconds=96.0,
+        peak_memory_bytes=10**9,
+    )
+    return replace(complete, **changes)  # type: ignore[arg-type]
+
+
+def test_the_published_columns_keep_their_names() -> None:
+    assert set(STABLE_COLUMNS) <= {field.name for field in fields(RunRecord)}
+
+
+def test_a_record_survives_json() -> None:
+    assert read(json.loads(json.dumps(record().to_dict()))) == record()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 99}, "schema_version"),
+        ({"status": "done"}, "status"),
+        ({"seed": "0"}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"score": None}, "no score"),
+        ({"score": float("nan")}, "score"),
+        ({"metrics": {"accuracy": float("inf")}}, "metrics.accuracy"),
+        ({"status": "diverged"}, "has a score"),
+        ({"trainable_parameters": 1.5}, "trainable_parameters"),
+    ],
+)
+def test_an_invalid_record_is_refused_by_column(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        record(**changes).to_dict()
+
+
+def test_missing_and_unknown_columns_are_refused() -> None:
+    values = record().to_dict()
+    with pytest.raises(RecordError, match="seed is missing"):
+        validate({name: value for name, value in values.items() if name != "seed"})
+    with pytest.raises(RecordError, match="unknown column color"):
+        validate({**values, "color": "red"})
+
+
+def write(store: Store, folder: Path, value: RunRecord) -> None:
+    with store.working_folder(folder) as working:
+        write_json(working / RECORD_FILE, value.to_dict())
+
+
+def test_a_record_appears_whole_and_is_found_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("glue/sst2", "minilm", "lora", "0123456789abcdef")
+    assert store.finished(folder) is None
+    write(store, folder, record())
+    assert store.finished(folder) == record()
+    assert [found for _, found in store.records()] == [record()]
+
+
+def test_a_failed_record_is_not_finished(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("glue/sst2", "minilm", "lora", "a")
+    write(store, folder, record(status="failed", score=None, metrics={}, error="it broke"))
+    assert store.finished(folder) is None
+
+
+def test_an_earlier_result_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("glue/sst2", "minilm", "lora", "a")
+    for score in (1.0, 2.0, 3.0):
+        write(store, folder, record(score=score))
+    kept = {path.parent.name: json.loads(path.read_text())["score"] for path in folder.parent.glob("*/record.json")}
+    assert kept == {"a": 3.0, "a~1": 1.0, "a~2": 2.0}
+    assert [found.score for _, found in store.records()] == [3.0]
+
+
+def test_a_run_that_dies_leaves_no_half_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("glue/sst2", "minilm", "lora", "a")
+    with pytest.raises(RuntimeError), store.working_folder(folder) as working:
+        (working / "history.jsonl").write_text("{}")
+        raise RuntimeError
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_truncated_record_does_not_count(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("glue/sst2", "minilm", "lora", "a")
+    write(store, folder, record())
+    path = folder / RECORD_FILE
+    path.write_text(path.read_text()[:100])
+    assert store.finished(folder) is None
+    assert list(store.records()) == []
+    assert path.exists()
+
+
+def test_names_cannot_leave_the_results_folder(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="leave the results folder"):
+        Store(tmp_path).folder("../../..", "..", "..", "x")
+
+
+def test_a_results_folder_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(StorageError, match="cannot be written"):
+        Store(Path("/proc/nowhere")).check_writable()
+
+
+def test_a_full_disk_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.store.MINIMUM_FREE_BYTES", 2**80)
+    with pytest.raises(StorageError, match="MiB left"):
+        Store(tmp_path).check_writable()
