@@ -141,7 +141,9 @@ class Anatomy:
             if not parts:
                 names = {name.rsplit(".", 1)[-1] for name, _ in self._linear_modules()}
                 allowed = [role for role in self.family.roles if not role.startswith("sublayer.")]
-                raise SettingsError(f"method.targets: '{target}' matches no module.{suggestion(target, [*allowed, *names])}")
+                raise SettingsError(
+                    f"method.targets: '{target}' matches no module.{suggestion(target, [*allowed, *names])}"
+                )
             found.update((part.name, part) for part in parts)
         order = {name: position for position, (name, _) in enumerate(self._model.named_modules())}
         return sorted(found.values(), key=lambda part: order[part.name])

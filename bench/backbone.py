@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,9 +120,7 @@ def weights_sha256(settings: ModelSettings) -> str | None:
     from transformers.utils import cached_file
 
     where = origin(settings)
-    found = cached_file(
-        where.path, "model.safetensors", **where.arguments, _raise_exceptions_for_missing_entries=False
-    )
+    found = cached_file(where.path, "model.safetensors", **where.arguments, _raise_exceptions_for_missing_entries=False)
     if found is None:
         return None
     with open(found, "rb") as file:
@@ -153,16 +153,30 @@ def _load(settings: ModelSettings, outputs: int) -> tuple[PreTrainedModel, PreTr
     tokenizer = _tokenizer(settings)
     logging.set_verbosity_error()
     with _loading(settings), torch.random.fork_rng(devices=[]):
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model, report = AutoModelForSequenceClassification.from_pretrained(
             where.path,
             **where.arguments,
             config=copy.deepcopy(_config(settings, outputs)),
             dtype=torch.float32,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+    _require_all_but_the_head(model, report, settings)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _require_all_but_the_head(model: Any, report: dict[str, Any], settings: ModelSettings) -> None:
+    """Raise SettingsError if the checkpoint lacks a pretrained tensor; the head is initialised anew in any case."""
+    anatomy = Anatomy(model, model.config.model_type)
+    absent = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    absent = {name for name in absent if not anatomy.is_head(name)}
+    if absent:
+        raise SettingsError(
+            f"model '{settings.name}': {origin(settings).path} lacks pretrained weights: {min(absent)}."
+        )
 
 
 @functools.lru_cache(maxsize=4)
@@ -177,19 +191,16 @@ def _tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-class _loading:
+@contextlib.contextmanager
+def _loading(settings: ModelSettings) -> Iterator[None]:
     """Turns what the hub client raises into one sentence."""
+    from transformers.utils import logging
 
-    def __init__(self, settings: ModelSettings) -> None:
-        self._settings = settings
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, ValueError)):
-            raise SettingsError(
-                f"model '{self._settings.name}' cannot be loaded from {origin(self._settings).path}: {one_line(error)[:300]}"
-            ) from error
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        where = origin(settings).path
+        raise SettingsError(
+            f"model '{settings.name}' cannot be loaded from {where}: {one_line(error)[:300]}"
+        ) from error

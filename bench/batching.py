@@ -80,7 +80,9 @@ def collate(examples: Examples, indices: NDArray[np.int64], padding_id: int, lef
     positions = np.where(real, examples.offsets[indices][:, None] + columns - first[:, None], 0)
     inputs = {"input_ids": torch.from_numpy(np.where(real, examples.input_ids[positions], padding_id).astype(np.int64))}
     if examples.token_type_ids is not None:
-        inputs["token_type_ids"] = torch.from_numpy(np.where(real, examples.token_type_ids[positions], 0).astype(np.int64))
+        inputs["token_type_ids"] = torch.from_numpy(
+            np.where(real, examples.token_type_ids[positions], 0).astype(np.int64)
+        )
     if not real.all():
         inputs["attention_mask"] = torch.from_numpy(real.astype(np.int64))
     inputs["labels"] = torch.from_numpy(examples.labels[indices])

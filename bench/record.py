@@ -12,7 +12,13 @@ from typing import Any, get_args, get_type_hints
 
 SCHEMA_VERSION = 1
 STATUSES = ("complete", "diverged", "failed", "interrupted", "out_of_memory")
-MEASURED_WHEN_COMPLETE = ("score", "trainable_parameters", "train_samples_per_second", "train_seconds", "peak_memory_bytes")
+MEASURED_WHEN_COMPLETE = (
+    "score",
+    "trainable_parameters",
+    "train_samples_per_second",
+    "train_seconds",
+    "peak_memory_bytes",
+)
 
 
 class RecordError(ValueError):
@@ -124,10 +130,12 @@ def read(values: Mapping[str, Any]) -> RunRecord:
 
 
 def _check_type(name: str, value: object, hint: Any) -> None:
-    allowed = tuple(getattr(option, "__origin__", option) for option in (get_args(hint) if _is_union(hint) else (hint,)))
+    allowed = tuple(
+        getattr(option, "__origin__", option) for option in (get_args(hint) if _is_union(hint) else (hint,))
+    )
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return
-    if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
+    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
         raise RecordError(f"{name} is {value!r}, which is no {hint}")
 
 

@@ -23,7 +23,7 @@ from bench import settings, sweep, validation
 from bench.errors import SettingsError, UserError, one_line
 from bench.planning import Names, Plan, plan
 from bench.record import RunRecord
-from bench.summary import headline, table
+from bench.summary import table
 
 CONFIGURATION = "../conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"

@@ -50,7 +50,9 @@ class Store:
                 pass
             free = shutil.disk_usage(self.root).free
         except OSError as error:
-            raise StorageError(f"The results folder {self.root} cannot be written: {error.strerror or error}.") from error
+            raise StorageError(
+                f"The results folder {self.root} cannot be written: {error.strerror or error}."
+            ) from error
         if free < MINIMUM_FREE_BYTES:
             raise StorageError(
                 f"The disk of the results folder {self.root} has {free / 2**20:.0f} MiB left; "

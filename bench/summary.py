@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def headline(record: RunRecord) -> str:
-    """What ran, in one line that names budget and data, so that a short or sample run is never taken for the real one."""
+    """What ran, in one line that names budget and data, so that a short run is never taken for a real one."""
     return (
         f"{record.method} on {record.task}, {record.model}, seed {record.seed}: "
         f"budget {record.budget}, data {record.data_source}, {record.precision} on {record.device}"

@@ -25,13 +25,18 @@ def check(overrides: Sequence[str]) -> int:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         for batch in BasicSweeper.split_arguments(parsed, None):
             for job in batch:
-                config = hydra.compose("config", job, return_hydra_config=True)
-                choices = config.hydra.runtime.choices
-                with open_dict(config):
-                    del config["hydra"]
-                validated(config, choices)
+                validated(*composed(job))
                 runs += 1
     return runs
+
+
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration that these overrides make, and the choice on each axis; Hydra must be initialised."""
+    config = hydra.compose("config", list(overrides), return_hydra_config=True)
+    choices = {str(axis): str(choice) for axis, choice in config.hydra.runtime.choices.items()}
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
 
 
 def validated(config: DictConfig, choices: Mapping[str, str]) -> RunSettings:
@@ -43,6 +48,6 @@ def validated(config: DictConfig, choices: Mapping[str, str]) -> RunSettings:
 @functools.cache
 def _chosen_yaml(section: str, choice: str) -> dict[str, Any]:
     """What the chosen YAML of an open section says, before the command line changed it."""
-    composed = OmegaConf.to_object(hydra.compose(f"{section}/{choice}")[section])
-    assert isinstance(composed, dict)
-    return composed
+    values = OmegaConf.to_object(hydra.compose(f"{section}/{choice}")[section])
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

@@ -59,7 +59,9 @@ class WandbTracker:
 
 
 @contextlib.contextmanager
-def tracker(settings: TrackerSettings, name: str, run_id: str, config: dict[str, Any], folder: Path) -> Iterator[Tracker]:
+def tracker(
+    settings: TrackerSettings, name: str, run_id: str, config: dict[str, Any], folder: Path
+) -> Iterator[Tracker]:
     """The tracker that the settings name; wandb goes offline where there is no key, and its files lie in `folder`."""
     if settings.name == "none":
         yield NoTracker()

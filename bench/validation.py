@@ -171,7 +171,8 @@ def explain(error: BaseException) -> str:
     if absent:
         return _unknown_option(absent.group(1))
     if "Ambiguous value" in text:
-        return f"{text.splitlines()[0].replace('Ambiguous value for argument', 'A list of values in')}: add -m to sweep over it."
+        what = text.splitlines()[0].replace("Ambiguous value for argument", "A list of values in")
+        return f"{what}: add -m to sweep over it."
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _unknown_key(unknown.group(1), error)

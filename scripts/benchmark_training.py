@@ -24,7 +24,6 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -38,10 +37,8 @@ def planned(overrides: list[str]) -> Plan:
     """The plan of a run with these overrides, with a throwaway results folder."""
     settings.register()
     with hydra.initialize_config_dir(str(validation.CONFIGURATION), version_base="1.3"):
-        config = hydra.compose("config", overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        choices = dict(config.hydra.runtime.choices)
-        checked = sweep.validated(hydra.compose("config", overrides), choices)
+        config, choices = sweep.composed(overrides)
+        checked = sweep.validated(config, choices)
     return plan(checked, Names(choices["method"], choices["task"], choices["model"]), overrides)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose by threads
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATION = ROOT / "conf"
@@ -31,13 +32,12 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised BERT with 2 layers of width 32 and a word-level vocabulary, as a local checkpoint."""
+    import pyarrow.parquet as pq
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
     from tasks.sources import SAMPLES
-
-    import pyarrow.parquet as pq
 
     texts = pq.read_table(SAMPLES / "nyu-mll/glue/sst2/train-00000-of-00001.parquet").column("sentence").to_pylist()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]

@@ -230,7 +230,7 @@ def test_attention_without_dropout_is_sdpa_bit_for_bit(key_value_heads: int, cau
 @pytest.mark.parametrize("mask", ["none", "boolean", "additive", "bias", "boolean and bias"])
 @pytest.mark.parametrize(
     ("key_value_heads", "causal", "queries", "keys"),
-    [(4, False, 6, 6), (2, True, 6, 6), (1, True, 6, 9), (2, True, 1, 6)],
+    [(4, False, 6, 6), (2, True, 6, 6), (1, True, 6, 9), (2, True, 1, 6), (2, True, 17, 17)],
 )
 def test_written_out_attention_is_sdpa_where_nothing_is_dropped(
     monkeypatch: pytest.MonkeyPatch,

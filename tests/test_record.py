@@ -12,10 +12,27 @@ from bench.errors import StorageError
 from bench.record import RecordError, RunRecord, read, validate
 from bench.store import RECORD_FILE, Store, write_json
 
-STABLE_COLUMNS = (
-    "schema_version run_id status method model task seed budget data_source metric score trainable_parameters "
-    "trainable_percent train_samples_per_second train_tokens_per_second train_seconds peak_memory_bytes precision device"
-).split()
+STABLE_COLUMNS = [
+    "schema_version",
+    "run_id",
+    "status",
+    "method",
+    "model",
+    "task",
+    "seed",
+    "budget",
+    "data_source",
+    "metric",
+    "score",
+    "trainable_parameters",
+    "trainable_percent",
+    "train_samples_per_second",
+    "train_tokens_per_second",
+    "train_seconds",
+    "peak_memory_bytes",
+    "precision",
+    "device",
+]
 
 
 def record(**changes: object) -> RunRecord:
@@ -112,9 +129,14 @@ def test_an_earlier_result_is_kept_beside_the_new_one(tmp_path: Path) -> None:
 def test_a_run_that_dies_leaves_no_half_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.folder("glue/sst2", "minilm", "lora", "a")
-    with pytest.raises(RuntimeError), store.working_folder(folder) as working:
-        (working / "history.jsonl").write_text("{}")
-        raise RuntimeError
+
+    def die() -> None:
+        with store.working_folder(folder) as working:
+            (working / "history.jsonl").write_text("{}")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        die()
     assert list(folder.parent.iterdir()) == []
 
 

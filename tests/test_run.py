@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,18 +95,15 @@ def test_the_same_run_again_is_a_no_op_and_rerun_keeps_the_first(sample: RunComm
 def test_an_adapter_of_a_library_method_loads_with_peft(sample: RunCommand, tmp_path: Path, tiny_bert: Path) -> None:
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from tasks.sources import SAMPLES
 
     sample("method=lora", "task=glue/rte")
     folder, _ = the_record(tmp_path / "results")
     base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     model = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
     rows = pd.read_parquet(folder / "predictions.parquet")
-    from tasks.base import Examples
-    from tasks.sources import SAMPLES
-    from transformers import AutoTokenizer
-
-    assert Examples is not None
     texts = pd.read_parquet(SAMPLES / "nyu-mll/glue/rte/validation-00000-of-00001.parquet").set_index("idx")
     first = texts.loc[rows["id"][0]]
     inputs = AutoTokenizer.from_pretrained(tiny_bert)(first.sentence1, first.sentence2, return_tensors="pt")
@@ -199,7 +197,9 @@ def test_the_whole_traceback_is_there_on_request(sample: RunCommand) -> None:
 
 
 def test_a_run_that_diverges_leaves_a_record_without_a_score(sample: RunCommand, tmp_path: Path) -> None:
-    done = sample("method=full", "training.learning_rate=1e30", "training.max_steps=20", "training.max_gradient_norm=1e30")
+    done = sample(
+        "method=full", "training.learning_rate=1e30", "training.max_steps=20", "training.max_gradient_norm=1e30"
+    )
     assert done.returncode == 1
     _, record = the_record(tmp_path / "results")
     assert (record.status, record.score) == ("diverged", None)
@@ -225,19 +225,14 @@ def test_ctrl_c_leaves_an_interrupted_record_and_exit_code_130(tiny_bert: Path, 
     assert record.train_steps
 
 
-def test_a_failure_while_running_leaves_a_record_that_says_why(sample: RunCommand, tmp_path: Path) -> None:
+def test_a_failure_while_running_leaves_a_record_that_says_why(
+    sample: RunCommand, tmp_path: Path, tiny_bert: Path
+) -> None:
     """The tokenizer's ids exceed the model's vocabulary: found by the first forward pass."""
-    import shutil
-
-    broken = tmp_path / "broken"
     from transformers import BertConfig, BertForSequenceClassification
 
-    from tests.conftest import ROOT as _
-
-    assert _ is not None
-    done = sample("method=lora")
-    source = Path(yaml.safe_load(next((tmp_path / "results").rglob("config.yaml")).read_text())["model"]["path"])
-    shutil.copytree(source, broken)
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_bert, broken)
     config = BertConfig.from_pretrained(broken)
     config.vocab_size = 8
     BertForSequenceClassification(config).save_pretrained(broken)
@@ -259,7 +254,10 @@ def test_wandb_really_logs_offline(sample: RunCommand, tmp_path: Path) -> None:
     assert b"trainable_parameters" in logged
 
 
-EXPERIMENTS = [str(p.relative_to(CONFIGURATION / "experiment").with_suffix("")) for p in (CONFIGURATION / "experiment").rglob("*.yaml")]
+EXPERIMENTS = [
+    str(p.relative_to(CONFIGURATION / "experiment").with_suffix(""))
+    for p in (CONFIGURATION / "experiment").rglob("*.yaml")
+]
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +270,7 @@ def composed() -> Iterator[Any]:
     settings.register()
 
     def validated(*overrides: str) -> Any:
-        config = hydra.compose("config", list(overrides), return_hydra_config=True)
-        return sweep.validated(hydra.compose("config", list(overrides)), dict(config.hydra.runtime.choices))
+        return sweep.validated(*sweep.composed(overrides))
 
     with hydra.initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
         yield validated
@@ -292,8 +289,16 @@ def test_every_choice_of_every_axis_composes_and_validates(axis: str, composed: 
 def test_the_adalora_recipe_is_the_dossiers_row_for_rte(composed: Any) -> None:
     settings = composed("experiment=adalora-deberta-v3-base/rte")
     assert (settings.method["rank"], settings.method["initial_rank"], settings.method["alpha"]) == (1, 2, 32)
-    assert (settings.method["init_warmup"], settings.method["final_warmup"], settings.method["mask_interval"]) == (600, 1800, 1)
-    assert (settings.training.learning_rate, settings.training.epochs, settings.training.max_length) == (1.2e-3, 50, 320)
+    assert (settings.method["init_warmup"], settings.method["final_warmup"], settings.method["mask_interval"]) == (
+        600,
+        1800,
+        1,
+    )
+    assert (settings.training.learning_rate, settings.training.epochs, settings.training.max_length) == (
+        1.2e-3,
+        50,
+        320,
+    )
     assert (settings.model.name, settings.task["config"], settings.budget.name) == ("deberta-v3-base", "rte", "full")
 
 

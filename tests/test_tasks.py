@@ -57,7 +57,9 @@ def test_all_nine_tasks_are_there() -> None:
 
 @pytest.mark.parametrize("config", MIRRORED)
 @pytest.mark.real_data
-def test_the_real_splits_have_the_benchmarks_rows_columns_and_classes(config: str, real_data: Path, tokenizer: Any) -> None:
+def test_the_real_splits_have_the_benchmarks_rows_columns_and_classes(
+    config: str, real_data: Path, tokenizer: Any
+) -> None:
     described = task(config)
     found = resolve(DataSettings("mirror", str(real_data)), described)
     for split, rows in zip(described.reported_splits, GLUE[config][1], strict=True):
@@ -90,7 +92,10 @@ def test_pairs_have_segments_and_single_sentences_have_none(tokenizer: Any) -> N
     encoded = pair.encode(resolve(DataSettings("sample"), pair), "validation", tokenizer, 128, None)
     assert encoded.token_type_ids is not None
     assert set(np.unique(encoded.token_type_ids)) == {0, 1}
-    assert single.encode(resolve(DataSettings("sample"), single), "validation", tokenizer, 128, None).token_type_ids is None
+    assert (
+        single.encode(resolve(DataSettings("sample"), single), "validation", tokenizer, 128, None).token_type_ids
+        is None
+    )
 
 
 def test_a_limited_split_is_the_same_subset_every_time(tokenizer: Any) -> None:
