@@ -62,7 +62,7 @@ class LibraryMethod(Method):
         parts = self._parts(anatomy)
         rank = self.words["rank"]
         for part in parts:
-            weight = part.module.weight
+            weight = _weight(part.module)
             limit = min(weight.shape)
             if rank is not None and self.peft_type not in RANDOM_DIRECTIONS and weight.ndim == 2 and rank > limit:
                 raise SettingsError(f"method.rank={rank} is above the size of {part.name} ({limit}).")
@@ -87,7 +87,12 @@ class LibraryMethod(Method):
     def finish(self) -> None:
         """Merge into the base weights where the tuner can; a prompt stays beside the model."""
         if self.mergeable:
-            self.backbone.model = self.backbone.model.merge_and_unload()
+            model = self.backbone.model
+            for name, parameter in model.named_parameters():
+                if model.base_model.prefix in name:  # a frozen part of the adapter may be stored in half precision
+                    parameter.data = parameter.data.float()
+            _unwrap_head(model.get_base_model(), self.backbone.anatomy.head)
+            self.backbone.model = model.merge_and_unload()
 
     def save(self, folder: Path) -> None:
         """Write PEFT's own format, so that `PeftModel.from_pretrained` reads it."""
@@ -126,7 +131,8 @@ class LibraryMethod(Method):
             settings["feedforward_modules"] = [part.name for part in parts if part.role in FEED_FORWARD]
         for name in settings:
             if name not in fields:
-                raise SettingsError(f"method.options.{name} is no setting of {config_class.__name__}.{suggestion(name, fields)}")
+                known = suggestion(name, fields)
+                raise SettingsError(f"method.options.{name} is no setting of {config_class.__name__}.{known}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -138,7 +144,9 @@ class LibraryMethod(Method):
 def _peft_name(word: str, fields: set[str]) -> str:
     """What a PEFT configuration class with these fields calls the setting `word`."""
     own = OWN_NAMES[word]
-    named = sorted(field for field in fields if field == own or field.endswith(f"_{own}"))
+    if own in fields:
+        return own
+    named = sorted(field for field in fields if field.endswith(f"_{own}"))
     preferred = [name for name in named if name.split("_")[0] not in ("rank", "module", "encoder")]
     if not named:
         raise SettingsError(f"method.{word} is no setting of this method.")
@@ -146,7 +154,7 @@ def _peft_name(word: str, fields: set[str]) -> str:
 
 
 def _rehearse(config: PeftConfig, parts: Sequence[Part]) -> None:
-    """Insert the tuner into one stand-in for every kind of matched module, so that PEFT's refusals come early.
+    """Adapt and call one stand-in for every kind of matched module, so that PEFT's refusals come early.
 
     Raises SettingsError: the module's type is unsupported (GPT-2's Conv1D), a block size does not divide a width.
     """
@@ -155,7 +163,7 @@ def _rehearse(config: PeftConfig, parts: Sequence[Part]) -> None:
     from torch import nn
 
     stand_ins = nn.Module()
-    first = {(type(part.module), part.module.weight.shape): part for part in reversed(parts)}
+    first = {(type(part.module), _weight(part.module).shape): part for part in reversed(parts)}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _quiet_peft():
         warnings.simplefilter("ignore")
         for part in first.values():
@@ -163,15 +171,30 @@ def _rehearse(config: PeftConfig, parts: Sequence[Part]) -> None:
         try:
             alone = dataclasses.replace(config, modules_to_save=None)
             PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](stand_ins, alone, "default")
-        except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            raise SettingsError(f"method: PEFT cannot adapt the targets: {one_line(error)}") from error
+            for part in first.values():
+                stand_ins.get_submodule(part.name)(torch.zeros(1, 1, _input_width(part.module)))
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            kinds = ", ".join(sorted({kind.__name__ for kind, _ in first}))
+            refusal = f"method: PEFT's {config.peft_type.value} cannot adapt the targets ({kinds})"
+            raise SettingsError(f"{refusal}: {one_line(error)}") from error
+
+
+def _input_width(module: nn.Module) -> int:
+    """Features that the module takes: GPT-2's Conv1D stores (in, out), Linear (out, in), a norm one width."""
+    weight = _weight(module)
+    return weight.shape[0] if weight.ndim == 1 or hasattr(module, "nf") else weight.shape[1]
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight: Tensor = module.get_parameter("weight")
+    return weight
 
 
 def _materialised(module: nn.Module) -> nn.Module:
     """A copy of the module; one without weights gets random ones."""
     import torch
 
-    if not module.weight.is_meta:
+    if not _weight(module).is_meta:
         return copy.deepcopy(module)
     copied = copy.deepcopy(module).to_empty(device="cpu")
     with torch.no_grad():
@@ -190,6 +213,16 @@ def _place(root: nn.Module, name: str, module: nn.Module) -> None:
             root.add_module(step, nn.Module())
         root = root.get_submodule(step)
     root.add_module(last, module)
+
+
+def _unwrap_head(model: nn.Module, head: Sequence[str]) -> None:
+    """Put the trained copy of the head in place of PEFT's wrapper, which most tuners can only do for one Linear."""
+    from peft.utils import ModulesToSaveWrapper
+
+    for name in head:
+        module = model.get_submodule(name)
+        if isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
 
 
 class _quiet_peft:

@@ -1,8 +1,9 @@
-"""Library methods that need more than a configuration: learning rates by part, a penalty, a gradient rule, a schedule."""
+"""Library methods that need more than a configuration: a rate per part, a penalty, a gradient rule, a schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
@@ -10,13 +11,15 @@ from methods.library import LibraryMethod
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from peft.tuners.adamss.layer import AdamssLayer
     from peft.tuners.lora import LoraLayer
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from bench.backbone import Backbone
 
 ADAPTER = "default"
 JITTER = 1e-8
+IMPORTANCE = ("exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
 
 
 class LoraPlus(LibraryMethod):
@@ -63,7 +66,7 @@ class LoraFA(LibraryMethod):
 
         with torch.no_grad():
             for layer in _lora_layers(self.backbone):
-                a, gradient = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight.grad
+                a, gradient = layer.lora_A[ADAPTER].weight.float(), layer.lora_B[ADAPTER].weight.grad
                 gradient.copy_(gradient @ _inverse(a @ a.T, JITTER) / layer.scaling[ADAPTER] ** 2)
 
 
@@ -107,6 +110,15 @@ class MonteCarloLora(LibraryMethod):
         model = self.backbone.model
         return model.base_model._get_monteclora_loss() if model.training else None
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Drop the noise that was drawn in advance at the start; with `buffer_size` 1 a resumed run is exact."""
+        from peft.tuners.lora.monteclora import BufferedMontecloraSampler, MontecloraSampler
+
+        for module in self.backbone.model.modules():
+            if isinstance(module, MontecloraSampler):
+                noise: BufferedMontecloraSampler = module.sampler
+                noise.index = noise.buffer_size
+
 
 class AdaMSS(LibraryMethod):
     """AdaMSS, with its adaptive allocation of subspaces spread over the run.
@@ -118,7 +130,9 @@ class AdaMSS(LibraryMethod):
     def __init__(self, warmup_ratio: float, final_ratio: float, **settings: Any) -> None:
         super().__init__(**settings)
         if not 0.0 <= warmup_ratio < final_ratio <= 1.0:
-            raise SettingsError(f"method needs 0 <= warmup_ratio < final_ratio <= 1, not {warmup_ratio}, {final_ratio}.")
+            raise SettingsError(
+                f"method needs 0 <= warmup_ratio < final_ratio <= 1, not {warmup_ratio} and {final_ratio}."
+            )
         self.warmup_ratio = warmup_ratio
         self.final_ratio = final_ratio
 
@@ -132,6 +146,48 @@ class AdaMSS(LibraryMethod):
         """Update the importance of every subspace and mask the least important ones."""
         self.backbone.model.base_model.update_and_allocate(step)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The masked tensors, which no longer count as trainable, and the importance scores."""
+        masked = {name: tensor.detach().clone() for name, tensor in self._subspaces() if not tensor.requires_grad}
+        scores = [getattr(layer, kind)[ADAPTER] for layer in self._layers() for kind in IMPORTANCE]
+        return copy.deepcopy({"masked": masked, "scores": scores})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Mask the same tensors and go on with the same scores."""
+        for name, tensor in self._subspaces():
+            if name in state["masked"]:
+                tensor.data.copy_(state["masked"][name])
+                tensor.requires_grad_(False)
+        scores = iter(copy.deepcopy(state["scores"]))
+        for layer in self._layers():
+            for kind in IMPORTANCE:
+                getattr(layer, kind)[ADAPTER] = next(scores)
+
+    def _layers(self) -> list[AdamssLayer]:
+        from peft.tuners.adamss.layer import AdamssLayer
+
+        layers = [module for module in self.backbone.model.modules() if isinstance(module, AdamssLayer)]
+        return [layer for layer in layers if ADAPTER in layer.exp_avg_ipt_A]
+
+    def _subspaces(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, tensor) for name, tensor in self.backbone.model.named_parameters() if "adamss_" in name)
+
+
+class Lily(LibraryMethod):
+    """Lily: A shared by neighbouring layers, B by all layers through a router: Zhong et al. 2024."""
+
+    def complete(self, config: PeftConfig, backbone: Backbone, total_steps: int) -> None:
+        """Name the targets by their place in a block: PEFT shares A and B among targets of one name only."""
+        parts = self._parts(backbone.anatomy)
+        names = {part.name for part in parts}
+        blocks = [prefix for prefix, _ in backbone.anatomy.blocks]
+        targets = {part.name.removeprefix(f"{blocks[part.block]}.") for part in parts}
+        suffixes = tuple(f".{target}" for target in targets)
+        config.target_modules = targets
+        config.exclude_modules = {
+            name for name, _ in backbone.model.named_modules() if name.endswith(suffixes) and name not in names
+        }
+
 
 def _lora_layers(backbone: Backbone) -> Iterator[LoraLayer]:
     from peft.tuners.lora import LoraLayer
@@ -140,7 +196,7 @@ def _lora_layers(backbone: Backbone) -> Iterator[LoraLayer]:
 
 
 def _inverse(matrix: Tensor, damping: float) -> Tensor:
-    """The inverse of a symmetric matrix after `damping` is added to its diagonal; robust to rank deficiency."""
+    """The inverse of a symmetric matrix after `damping` is added to its diagonal, in float32; safe for lost rank."""
     import torch
 
-    return torch.linalg.pinv(matrix + damping * torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype))
+    return torch.linalg.pinv(matrix.float() + damping * torch.eye(len(matrix), device=matrix.device))

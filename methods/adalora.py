@@ -1,0 +1,193 @@
+"""AdaLoRA: a budget of ranks that training spreads over the layers (Zhang et al. 2023, arXiv:2303.10512).
+
+Every target layer computes y = W0 x + b + s B diag(E) A x, of initial rank r0 and with s = alpha / (r0 + 1e-5)
+(`methods/parts/svd_linear.py`). The loss gains gamma times the mean of ||A A^T - I||_F and ||B^T B - I||_F over all
+layers. After every optimizer step t, with R0 = r0 * layers and R* = rank * layers:
+
+- until T - t_f, the importance of every triplet is updated (`methods/parts/triplets.py`);
+- every `mask_interval` steps after t_i, E is zeroed but for the b(t) most important triplets of the whole model,
+  b(t) = R* + (R0 - R*) (1 - (t - t_i) / (T - t_f - t_i))^3;
+- after T - t_f, the same mask is applied at every step, since Adam's momentum would revive what was zeroed.
+
+A masked entry of E keeps its gradient and its Adam state and may come back until then. Equations, order and edge
+cases are those of the authors' code (QingruZhang/AdaLoRA), which differs from the paper in the divisor of s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import SettingsError
+from methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.anatomy import Anatomy, Part
+    from bench.backbone import Backbone
+    from methods.parts.svd_linear import SVDLinear
+
+INITIAL_PER_FINAL_RANK = 1.5
+INIT_WARMUP_SHARE = 0.13
+FINAL_WARMUP_SHARE = 0.47
+MASK_INTERVAL_SHARE = 0.002
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When ranks are scored and masked, in optimizer steps: section 3.3; the names are those of the authors' code."""
+
+    total_steps: int
+    init_warmup: int
+    final_warmup: int
+    mask_interval: int
+
+    @classmethod
+    def of_run(
+        cls, total_steps: int, init_warmup: int | None, final_warmup: int | None, mask_interval: int | None
+    ) -> Schedule:
+        """The schedule of a run of `total_steps`; None takes the share of it that the authors' GLUE scripts use.
+
+        The shares, 13 %, 47 % and 0.2 % (at least one step), are the medians of the eight scripts.
+        Raises SettingsError where no step is left between the two phases.
+        """
+        first = round(INIT_WARMUP_SHARE * total_steps) if init_warmup is None else init_warmup
+        last = round(FINAL_WARMUP_SHARE * total_steps) if final_warmup is None else final_warmup
+        interval = max(1, round(MASK_INTERVAL_SHARE * total_steps)) if mask_interval is None else mask_interval
+        if total_steps <= first + last:
+            raise SettingsError(
+                f"method.init_warmup={first} and method.final_warmup={last} must leave steps between them: "
+                f"their sum has to be below the run's {total_steps} steps."
+            )
+        return cls(total_steps, first, last, interval)
+
+    def scores_at(self, step: int) -> bool:
+        """Whether importance is updated after optimizer step `step`."""
+        return step < self.total_steps - self.final_warmup
+
+    def masks_at(self, step: int) -> bool:
+        """Whether E is masked after optimizer step `step`."""
+        if step <= self.init_warmup:
+            return False
+        return step > self.total_steps - self.final_warmup or step % self.mask_interval == 0
+
+    def budget(self, step: int, initial: int, final: int) -> int:
+        """How many triplets may be non-zero after optimizer step `step`, from `initial` down to `final`."""
+        if step <= self.init_warmup:
+            return initial
+        if step > self.total_steps - self.final_warmup:
+            return final
+        remaining = 1 - (step - self.init_warmup) / (self.total_steps - self.final_warmup - self.init_warmup)
+        return int(final + (initial - final) * remaining**3)
+
+
+class AdaLora(Method):
+    """Low-rank updates whose ranks are allotted by importance under a shrinking budget.
+
+    `rank` is the average rank at the end, `initial_rank` the rank at the start (None: 1.5 times `rank`, rounded up,
+    the paper's rule); `alpha`, `dropout` and `targets` are those of LoRA; `orthogonality_weight` is gamma. For the
+    schedule's settings see `Schedule`.
+    """
+
+    mergeable = True
+    paper = "Zhang et al. 2023, arXiv:2303.10512"
+
+    def __init__(
+        self,
+        learning_rate: float,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        targets: Sequence[str],
+        orthogonality_weight: float,
+        beta1: float,
+        beta2: float,
+        initial_rank: int | None = None,
+        init_warmup: int | None = None,
+        final_warmup: int | None = None,
+        mask_interval: int | None = None,
+    ) -> None:
+        super().__init__(learning_rate)
+        self.rank = rank
+        self.initial_rank = math.ceil(INITIAL_PER_FINAL_RANK * rank) if initial_rank is None else initial_rank
+        self.alpha = alpha
+        self.dropout = dropout
+        self.targets = [targets] if isinstance(targets, str) else list(targets)
+        self.orthogonality_weight = orthogonality_weight
+        self.betas = (beta1, beta2)
+        self.phases = {"init_warmup": init_warmup, "final_warmup": final_warmup, "mask_interval": mask_interval}
+        self.layers: dict[str, SVDLinear] = {}
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Ranks must shrink and fit every target, targets must be linear, averages and phases in their ranges."""
+        self._check_numbers()
+        for part in anatomy.match(self.targets):
+            self._check_part(part)
+
+    def insert(self, backbone: Backbone, total_steps: int) -> None:
+        """Put an SVDLinear in the place of every target."""
+        from methods.parts.linear import replace_module
+        from methods.parts.svd_linear import SVDLinear
+        from methods.parts.triplets import TripletImportance
+
+        self.schedule = Schedule.of_run(total_steps, **self.phases)
+        for part in backbone.anatomy.match(self.targets):
+            layer = SVDLinear(part.module, self.initial_rank, self.alpha, self.dropout)
+            replace_module(backbone.model, part.name, layer)
+            self.layers[part.name] = layer
+        self.importance = TripletImportance(list(self.layers.values()), *self.betas)
+
+    def penalty(self) -> Tensor:
+        """gamma times the mean distance of all A and B from orthonormal rows and columns."""
+        from methods.parts.triplets import mean_orthogonality
+
+        return self.orthogonality_weight * mean_orthogonality(self.importance.layers)
+
+    def after_step(self, step: int) -> None:
+        """Score with the new weights and this step's clipped gradients, then mask, as the schedule says."""
+        if self.schedule.scores_at(step):
+            self.importance.update()
+        if self.schedule.masks_at(step):
+            initial, final = self.initial_rank * len(self.layers), self.rank * len(self.layers)
+            self.importance.mask(self.schedule.budget(step, initial, final))
+
+    def finish(self) -> None:
+        """Merge every update into its base layer and put that back."""
+        from methods.parts.linear import replace_module
+
+        for name, layer in self.layers.items():
+            replace_module(self.backbone.model, name, layer.merged())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The importance averages: the next mask depends on them."""
+        return self.importance.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back the importance averages."""
+        self.importance.load_state_dict(state)
+
+    def _check_numbers(self) -> None:
+        """Raise SettingsError for the first setting that is out of its range."""
+        least = {"initial_rank": self.rank, "init_warmup": 0, "final_warmup": 0, "mask_interval": 1}
+        for name, value in {"initial_rank": self.initial_rank, **self.phases}.items():
+            if value is not None and not (isinstance(value, int) and value >= least[name]):
+                floor = f"method.rank={self.rank}" if name == "initial_rank" else least[name]
+                raise SettingsError(f"method.{name}={value} must be a whole number of at least {floor}.")
+        for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
+            if not 0 < beta < 1:
+                raise SettingsError(f"method.{name}={beta} must lie between 0 and 1.")
+        if self.orthogonality_weight < 0:
+            raise SettingsError(f"method.orthogonality_weight={self.orthogonality_weight} must be at least 0.")
+
+    def _check_part(self, part: Part) -> None:
+        """Raise SettingsError for a target that is not linear or too small."""
+        from methods.parts.linear import in_out_features, is_linear
+
+        if not is_linear(part.module):
+            raise SettingsError(f"method.targets: {part.name} is no linear layer but {type(part.module).__name__}.")
+        size = min(in_out_features(part.module))
+        if self.initial_rank > size:
+            raise SettingsError(f"method.initial_rank={self.initial_rank} is above the size of {part.name} ({size}).")

@@ -1,0 +1,31 @@
+"""Linear layers in either layout: `nn.Linear` holds its weight as (out, in), GPT-2's `Conv1D` as (in, out)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether `module` computes W x + b with a two-dimensional weight."""
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def in_out_features(layer: nn.Module) -> tuple[int, int]:
+    """The layer's input and output width."""
+    rows, columns = layer.get_parameter("weight").shape
+    return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
+
+
+@torch.no_grad()
+def add_to_weight(layer: nn.Module, delta: Tensor) -> None:
+    """Add `delta`, (out, in), to the layer's weight; the sum is computed in delta's dtype, kept in the weight's."""
+    weight = layer.get_parameter("weight")
+    weight.copy_(weight.to(delta.dtype) + (delta.mT if isinstance(layer, Conv1D) else delta))
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the submodule called `name`."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
