@@ -168,6 +168,7 @@ class TrainingLoop:
             "schedule": self._schedule.state_dict(),
             "method": self._method.state_dict(),
             "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -184,6 +185,8 @@ class TrainingLoop:
         self._schedule.load_state_dict(state["schedule"])
         self._method.load_state_dict(state["method"])
         torch.set_rng_state(state["random"])
+        if state["cuda_random"]:
+            torch.cuda.set_rng_state_all(state["cuda_random"])
         self.step = state["step"]
 
 
