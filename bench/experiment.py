@@ -16,7 +16,7 @@ import yaml
 
 from bench import backbone, provenance
 from bench.errors import Diverged, SettingsError, UserError, one_line
-from bench.identity import digest, method_settings
+from bench.identity import settings_id
 from bench.measure import memory, parameters
 from bench.measure.phases import Phases
 from bench.planning import Plan, build
@@ -197,7 +197,7 @@ def _opened(plan: Plan) -> RunRecord:
         data_revision=plan.source.revision,
         model_repository=settings.model.repository,
         model_revision=settings.model.revision,
-        settings_id=settings_id(settings.method, asdict(settings.training)),
+        settings_id=settings_id(settings),
         settings=asdict(settings),
         overrides=plan.overrides,
         git_commit=commit,
@@ -205,11 +205,6 @@ def _opened(plan: Plan) -> RunRecord:
         versions=provenance.versions(),
         started_at=provenance.now(),
     )
-
-
-def settings_id(method: Mapping[str, Any], training: Mapping[str, Any]) -> str:
-    """Hash of a method's settings and recipe: what the seeds of one leaderboard row have in common."""
-    return digest({"method": method_settings(method), "training": dict(training)})[:8]
 
 
 def _tracker(plan: Plan, folder: Path) -> contextlib.AbstractContextManager[Tracker]:

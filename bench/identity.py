@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 IDENTITY_VERSION = 1
 ID_LENGTH = 16
+SETTINGS_ID_LENGTH = 8
 DESCRIPTIVE = ("facts",)
 """Keys of a method that describe it and change nothing."""
 NOT_TRAINING = ("log_steps",)
@@ -47,6 +48,19 @@ def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
 def run_id(identity: Mapping[str, Any]) -> str:
     """Hexadecimal hash of a canonical identity; equal for equal settings on any machine."""
     return digest(identity)[:ID_LENGTH]
+
+
+def settings_id(settings: RunSettings) -> str:
+    """Hash of a method's settings and recipe: what the seeds and tasks of one leaderboard row have in common.
+
+    What a task or budget brings by default counts as that, not by its value, so that it is equal on all tasks.
+    """
+    training = {key: value for key, value in asdict(settings.training).items() if key not in NOT_TRAINING}
+    brought = {"epochs": settings.task, "max_length": settings.task, "max_steps": asdict(settings.budget)}
+    for key, defaults in brought.items():
+        if training[key] == defaults[key]:
+            training[key] = "default"
+    return digest({"method": method_settings(settings.method), "training": training})[:SETTINGS_ID_LENGTH]
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -14,7 +14,15 @@ from rich.table import Table
 
 from bench.leaderboard.publish import publish
 
-SHOWN = ["method", "model", "score_mean", "score_std", "seeds", "trainable_parameters", "train_samples_per_second_mean"]
+SHOWN = {
+    "method": "method",
+    "model": "model",
+    "score_mean": "score",
+    "score_std": "std",
+    "seeds": "seeds",
+    "trainable_parameters": "trainable",
+    "train_samples_per_second_mean": "samples/s",
+}
 
 
 def main() -> int:
@@ -37,10 +45,12 @@ def main() -> int:
 def _shown(file: Path, results: Path) -> Table:
     board = pd.read_csv(file)
     table = Table(title=str(file.relative_to(results / "leaderboard").with_suffix("")), title_justify="left")
-    for name in SHOWN:
+    for name in SHOWN.values():
         table.add_column(name)
-    for row in board[SHOWN].itertuples(index=False):
-        table.add_row(*("" if pd.isna(cell) else str(cell) for cell in row))
+    for row in board[list(SHOWN)].itertuples(index=False):
+        table.add_row(
+            *("" if pd.isna(cell) else f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row)
+        )
     return table
 
 
