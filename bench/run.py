@@ -43,17 +43,25 @@ def planned(config: DictConfig) -> Plan:
 def run_one(config: DictConfig, console: Console) -> int:
     """Plan and carry out one run; returns its exit code."""
     try:
-        todo = planned(config)
-        if todo.finished is not None:
-            console.print("This run is already finished (rerun=true repeats it).")
-            report(todo.finished, todo.folder, console)
-            return 0
-        from bench.experiment import execute
-
-        console.print(f"{todo.names.method} on {todo.names.task}: data {todo.source.kind} ({todo.source.reason})")
-        record = execute(todo, console)
+        return carry_out(planned(config), console)
     except UserError as error:
         return refuse(error)
+
+
+def carry_out(todo: Plan, console: Console) -> int:
+    """Show the finished run, or do it now; returns the exit code. Raises UserError and KeyboardInterrupt."""
+    if todo.finished is not None:
+        console.print("This run is already finished (rerun=true repeats it).")
+        report(todo.finished, todo.folder, console)
+        return 0
+    from bench.experiment import execute
+
+    console.print(f"{todo.names.method} on {todo.names.task}: data {todo.source.kind} ({todo.source.reason})")
+    try:
+        record = execute(todo, console)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; what was measured until then is in {todo.folder}")
+        raise
     report(record, todo.folder, console)
     return 0 if record.status == "complete" else FAILED
 
@@ -94,7 +102,6 @@ def main() -> int:
     except UserError as error:
         return refuse(error)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return max(codes, default=0)
 

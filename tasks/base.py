@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tasks.sources import Source
 
+
 @dataclass(frozen=True)
 class Examples:
     """One split, encoded: token ids of all examples end to end, and where each starts.
