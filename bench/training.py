@@ -177,8 +177,9 @@ class TrainingLoop:
 
         model = self._method.backbone.model
         with torch.no_grad():
-            for name, parameter in trainable(model):
-                parameter.copy_(state["parameters"][name])
+            parameters = dict(model.named_parameters())
+            for name, saved in state["parameters"].items():
+                parameters[name].copy_(saved)
             for name, buffer in model.named_buffers():
                 buffer.copy_(state["buffers"][name])
         self._optimizer.load_state_dict(state["optimizer"])
