@@ -25,7 +25,8 @@ def real_data() -> Path:
     """A mirror of the real data; its tests are skipped where none is given."""
     root = os.environ.get("PARSIMONY_TEST_DATA")
     if not root:
-        pytest.skip("set PARSIMONY_TEST_DATA to a mirror of the real data")
+        reason = "set PARSIMONY_TEST_DATA to a mirror of the real data"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     return Path(root)
 
 
