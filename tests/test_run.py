@@ -211,7 +211,10 @@ def test_a_run_that_diverges_leaves_a_record_without_a_score(sample: RunCommand,
 def test_ctrl_c_leaves_an_interrupted_record_and_exit_code_130(tiny_bert: Path, tmp_path: Path) -> None:
     arguments = [f"model.path={tiny_bert}", "data=sample", "training.max_steps=100000", f"results.dir={tmp_path}"]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "bench/run.py"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, str(ROOT / "bench/run.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job starts with it ignored
     )
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in tmp_path.rglob("history.jsonl")):
