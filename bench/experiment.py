@@ -27,6 +27,7 @@ from bench.store import RECORD_FILE, write_json
 from bench.tracker import Tracker, tracker
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from numpy.typing import NDArray
     from rich.console import Console
 
@@ -93,8 +94,7 @@ def _run(
 ) -> None:
     """The recipe: load, encode, attach, train, evaluate, save, finish."""
     from bench.dropout import use_fast_dropout
-    from bench.measure.throughput import StepClock
-    from bench.training import TrainingLoop, accelerator, store_frozen_in, total_steps
+    from bench.training import accelerator, store_frozen_in, total_steps
 
     settings, task = plan.settings, plan.task
 
@@ -116,32 +116,9 @@ def _run(
         store_frozen_in(base.model, plan.hardware.precision)
         _note_parameters(record, method)
 
-    with phases("train"), display(console, f"{plan.names.method} on {plan.names.task}", steps) as show:
+    with phases("train"):
         runner = accelerator(plan.hardware.device, plan.hardware.precision)
-        loop = TrainingLoop(
-            method,
-            train_examples,
-            settings.training,
-            runner,
-            steps,
-            settings.seed,
-            settings.hardware.per_device_batch_size,
-            base.padding_id,
-        )
-        seed_everything(settings.seed, "training")
-        clock = StepClock(plan.hardware.device)
-        with (folder / "history.jsonl").open("w", encoding="utf-8") as history:
-
-            def on_log(point: LogPoint) -> None:
-                history.write(json.dumps(asdict(point)) + "\n")
-                follower.log(point)
-                show(point)
-
-            try:
-                record.final_train_loss = loop.run(clock, on_log)
-            finally:
-                loop.release()
-                _note_throughput(record, clock)
+        _train(plan, method, train_examples, steps, runner, record, folder, console, follower)
 
     with phases("save"):
         method.save(folder / "adapter")
@@ -163,6 +140,41 @@ def _run(
     record.status = "complete"
     _note_phases(record, phases)
     follower.finish(record)
+
+
+def _train(
+    plan: Plan,
+    method: Method,
+    examples: Examples,
+    steps: int,
+    runner: Accelerator,
+    record: RunRecord,
+    folder: Path,
+    console: Console,
+    follower: Tracker,
+) -> None:
+    """Train, and write the training curve to file, tracker and screen; the speed is noted also when it fails."""
+    from bench.measure.throughput import StepClock
+    from bench.training import TrainingLoop
+
+    settings, padding_id = plan.settings, method.backbone.padding_id
+    micro_batch_size = settings.hardware.per_device_batch_size
+    loop = TrainingLoop(method, examples, settings.training, runner, steps, settings.seed, micro_batch_size, padding_id)
+    seed_everything(settings.seed, "training")
+    clock = StepClock(plan.hardware.device)
+    title = f"{plan.names.method} on {plan.names.task}"
+    with display(console, title, steps) as show, (folder / "history.jsonl").open("w", 1, "utf-8") as history:
+
+        def on_log(point: LogPoint) -> None:
+            history.write(json.dumps(asdict(point)) + "\n")
+            follower.log(point)
+            show(point)
+
+        try:
+            record.final_train_loss = loop.run(clock, on_log)
+        finally:
+            loop.release()
+            _note_throughput(record, clock)
 
 
 @functools.lru_cache(maxsize=16)
