@@ -2,10 +2,10 @@
 
     python scripts/benchmark_training.py data.root=FOLDER [method=lora] [--pairs 5] [--steps 200]
 
-All three train the same model with the same method from the same start. The bare loop takes the harness's batches and
-precision, so its ratio is the harness's own overhead or gain; the Trainer is left at its defaults (float32, random
-batches padded to their longest), so its ratio is what a user gains. They take turns, and ratios are formed within a
-turn, because machines drift.
+All three train the same model with the same method and learning rate, turn by turn from another seed. The bare loop
+takes the harness's batches and precision, so its ratio is the harness's own overhead or gain; the Trainer is left at
+its defaults (float32, random batches padded to their longest), so its ratio is what a user gains. They take turns, and
+ratios are formed within a turn, because machines drift. Each is scored on the validation set, outside its time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -30,6 +29,12 @@ from rich.table import Table
 from bench import settings, sweep, validation
 from bench.planning import Names, Plan, plan
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from methods.base import Method
+
+CONTESTANTS = ("harness", "bare", "trainer")
 WARM_UP_STEPS = 10
 
 
@@ -43,47 +48,61 @@ def planned(overrides: list[str]) -> Plan:
 
 
 class Contest:
-    """The three contestants over one plan; each call trains anew and returns samples per second."""
+    """The three contestants over one plan; each call trains a model anew and returns samples per second."""
 
     def __init__(self, todo: Plan, steps: int) -> None:
         from bench import backbone
 
         self._plan = todo
         self._steps = steps
-        tokenizer = backbone.tokenizer(todo.settings.model)
-        self._examples = todo.task.encode(
-            todo.source, "train", tokenizer, todo.settings.training.max_length, at_most=None
+        tokenizer, length = backbone.tokenizer(todo.settings.model), todo.settings.training.max_length
+        self._examples, *reported = (
+            todo.task.encode(todo.source, split, tokenizer, length, at_most=None)
+            for split in ("train", *todo.task.reported_splits)
         )
+        self._reported = dict(zip(todo.task.reported_splits, reported, strict=True))
 
-    def harness(self) -> float:
+    def turn(self, name: str, seed: int) -> tuple[float, float]:
+        """Train as the contestant `name`; samples per second and the score in percent."""
+        from bench.evaluation import outputs
+
+        method, runner, task = self._method(seed), self._runner(), self._plan.task
+        speed: float = getattr(self, name)(method, runner, seed)
+        predictions = {
+            split: task.predict(outputs(method.backbone.model, examples, 128, runner.device, runner.autocast()))
+            for split, examples in self._reported.items()
+        }
+        scores = task.score(predictions, {split: examples.labels for split, examples in self._reported.items()})
+        return speed, scores.score
+
+    def harness(self, method: Method, runner: Accelerator, seed: int) -> float:
         """The harness's own training loop, dropout and batches."""
         from bench.dropout import use_fast_dropout
         from bench.measure.throughput import StepClock
         from bench.training import TrainingLoop
 
-        method, runner = self._method(), self._runner()
         use_fast_dropout(method.backbone.model)
         training = replace(self._plan.settings.training, max_steps=self._steps)
-        loop = TrainingLoop(method, self._examples, training, runner, self._steps, seed=0)
+        loop = TrainingLoop(method, self._examples, training, runner, self._steps, seed)
         clock = StepClock(self._plan.hardware.device)
         loop.run(clock, lambda point: None)
         steady = clock.throughput()
         assert steady is not None
         return steady.samples_per_second
 
-    def bare(self) -> float:
+    def bare(self, method: Method, runner: Accelerator, seed: int) -> float:
         """The shortest loop over the same PEFT model, batches (with the usual mask) and precision."""
         import torch
 
         from bench.batching import collate, training_order
         from bench.randomness import generator
 
-        method, runner = self._method(), self._runner()
+        training = self._plan.settings.training
         model = method.backbone.model.to(runner.device).train()
-        groups = method.parameter_groups(1e-3, 0.01)
+        groups = method.parameter_groups(training.learning_rate, training.weight_decay)
         optimizer = torch.optim.AdamW(groups)
         parameters = [parameter for group in groups for parameter in group["params"]]
-        order = training_order(self._examples.lengths, 32, self._steps, generator(0, "order"))
+        order = training_order(self._examples.lengths, 32, self._steps, generator(seed, "order"))
         start, samples = time.perf_counter(), 0
         for step, indices in enumerate(order):
             if step == WARM_UP_STEPS:
@@ -99,7 +118,7 @@ class Contest:
             samples += len(indices)
         return samples / (time.perf_counter() - start)
 
-    def trainer(self) -> float:
+    def trainer(self, method: Method, runner: Accelerator, seed: int) -> float:
         """transformers' Trainer over the PEFT model with its default collator, sampler and float32."""
         from datasets import Dataset
         from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
@@ -114,14 +133,15 @@ class Contest:
             def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 self.seconds = time.perf_counter() - self.seconds
 
-        method, examples, stopwatch = self._method(), self._examples, Stopwatch()
+        examples, stopwatch = self._examples, Stopwatch()
         rows = [examples.input_ids[a:b] for a, b in zip(examples.offsets, examples.offsets[1:], strict=False)]
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 folder,
                 max_steps=self._steps,
                 per_device_train_batch_size=32,
-                learning_rate=1e-3,
+                learning_rate=self._plan.settings.training.learning_rate,
+                seed=seed,
                 report_to=[],
                 disable_tqdm=True,
                 save_strategy="no",
@@ -132,19 +152,19 @@ class Contest:
             Trainer(method.backbone.model, arguments, collator, data, callbacks=[stopwatch]).train()
         return 32 * (self._steps - WARM_UP_STEPS) / stopwatch.seconds
 
-    def _method(self) -> Any:
+    def _method(self, seed: int) -> Method:
         from bench import backbone
         from bench.experiment import checked_method
         from bench.randomness import seed_everything
 
         gc.collect()
-        seed_everything(0, "head")
+        seed_everything(seed, "head")
         base = backbone.fresh(self._plan.settings.model, self._plan.task.outputs)
         method = checked_method(self._plan)
         method.attach(base, self._steps)
         return method
 
-    def _runner(self) -> Any:
+    def _runner(self) -> Accelerator:
         from bench.training import accelerator
 
         return accelerator(self._plan.hardware.device, self._plan.hardware.precision)
@@ -155,29 +175,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--without", nargs="*", default=[], choices=["bare", "trainer"])
+    parser.add_argument("--without", nargs="*", default=[], choices=CONTESTANTS[1:])
     arguments, overrides = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as results:
         contest = Contest(planned([*overrides, f"results.dir={results}"]), arguments.steps)
-        names = [name for name in ("harness", "bare", "trainer") if name not in arguments.without]
-        contestants: dict[str, Callable[[], float]] = {name: getattr(contest, name) for name in names}
+        names = [name for name in CONTESTANTS if name not in arguments.without]
         speeds: dict[str, list[float]] = {name: [] for name in names}
-        for turn in range(arguments.pairs):
-            for name, contestant in contestants.items():
-                speeds[name].append(contestant())
-            print(f"turn {turn + 1}: " + ", ".join(f"{name} {speeds[name][-1]:.1f}" for name in names), flush=True)
-    Console(soft_wrap=True).print(_summary(speeds))
+        scores: dict[str, list[float]] = {name: [] for name in names}
+        for seed in range(arguments.pairs):
+            for name in names:
+                speed, score = contest.turn(name, seed)
+                speeds[name].append(speed)
+                scores[name].append(score)
+            line = (f"{name} {speeds[name][-1]:.1f} samples/s, score {scores[name][-1]:.2f}" for name in names)
+            print(f"turn {seed + 1}: " + "; ".join(line), flush=True)
+    Console(soft_wrap=True).print(_summary(speeds, scores))
     return 0
 
 
-def _summary(speeds: dict[str, list[float]]) -> Table:
-    table = Table(title="training speed, samples/s", title_justify="left")
-    for column in ("contestant", "median", "lowest", "highest", "harness / it, median (lowest to highest)"):
+def _summary(speeds: dict[str, list[float]], scores: dict[str, list[float]]) -> Table:
+    table = Table(title="training speed in samples/s, score in percent", title_justify="left")
+    columns = ("contestant", "median", "lowest", "highest", "harness / it, median (lowest to highest)", "mean score")
+    for column in columns:
         table.add_column(column)
     for name, values in speeds.items():
         ratios = [a / b for a, b in zip(speeds["harness"], values, strict=True)]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        table.add_row(name, f"{statistics.median(values):.1f}", f"{min(values):.1f}", f"{max(values):.1f}", spread)
+        range_ = (f"{function(values):.1f}" for function in (statistics.median, min, max))
+        table.add_row(name, *range_, spread, f"{statistics.mean(scores[name]):.2f}")
     return table
 
 
