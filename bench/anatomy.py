@@ -109,6 +109,11 @@ class Anatomy:
         return self.family.head
 
     @property
+    def backbone(self) -> nn.Module:
+        """The module that holds the pretrained part; wrapping the task model or adapting inside leaves it in place."""
+        return self._model.get_submodule(self.family.backbone)
+
+    @property
     def blocks(self) -> list[tuple[str, nn.Module]]:
         """The transformer blocks in order, each with its full name."""
         prefix = f"{self.family.backbone}.{self.family.blocks}"

@@ -57,6 +57,18 @@ class Origin:
         return {"revision": self.revision, "local_files_only": self.is_local or not hub.is_reachable()}
 
 
+@dataclass(frozen=True)
+class LanguageHead:
+    """The pretrained head of a language model without its backbone, in float32 on the CPU.
+
+    `model` takes the backbone's last hidden states as `inputs_embeds` and returns `logits`. A `causal` head reads the
+    next token from each state; any other reads the token that the mask token hides there.
+    """
+
+    model: Any
+    causal: bool
+
+
 def origin(settings: ModelSettings) -> Origin:
     """The installed package that carries the model, where there is one; else the hub at the pinned revision."""
     if settings.path is not None:
@@ -127,6 +139,33 @@ def weights_sha256(settings: ModelSettings) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@functools.lru_cache(maxsize=2)
+def language_head(settings: ModelSettings) -> LanguageHead | str:
+    """The checkpoint's own language-model head, or a sentence that says why there is none."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    config = _config(settings, 1)
+    causal = type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    mapping = MODEL_FOR_CAUSAL_LM_MAPPING if causal else MODEL_FOR_MASKED_LM_MAPPING
+    if type(config) not in mapping:
+        return f"no language model is known for model type '{config.model_type}'"
+    if not causal and _tokenizer(settings).mask_token is None:
+        return "the tokenizer has no mask token"
+    model, absent = _pretrained(mapping[type(config)], config, settings)
+    if absent:
+        return f"the checkpoint has no pretrained language-model head: {min(absent)} is missing"
+    delattr(model, model.base_model_prefix)
+    setattr(model, model.base_model_prefix, _hand_on)
+    return LanguageHead(model.eval().requires_grad_(False), causal)
+
+
+def _hand_on(*_: Any, inputs_embeds: Any, **__: Any) -> Any:
+    """In place of a backbone: takes its last hidden states for its input."""
+    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
+
+
 @functools.lru_cache(maxsize=8)
 def _config(settings: ModelSettings, outputs: int) -> Any:
     from transformers import AutoConfig
@@ -145,33 +184,39 @@ def _config(settings: ModelSettings, outputs: int) -> Any:
 @functools.lru_cache(maxsize=2)
 def _load(settings: ModelSettings, outputs: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Pretrained task model in float32 on the CPU, and tokenizer."""
-    import torch
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
 
-    where = origin(settings)
     tokenizer = _tokenizer(settings)
-    logging.set_verbosity_error()
-    with _loading(settings), torch.random.fork_rng(devices=[]):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            where.path,
-            **where.arguments,
-            config=copy.deepcopy(_config(settings, outputs)),
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    _require_all_but_the_head(model, report, settings)
+    model, absent = _pretrained(AutoModelForSequenceClassification, _config(settings, outputs), settings)
+    _require_all_but_the_head(model, absent, settings)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
-def _require_all_but_the_head(model: Any, report: dict[str, Any], settings: ModelSettings) -> None:
+def _pretrained(model_class: Any, config: Any, settings: ModelSettings) -> tuple[Any, set[str]]:
+    """The checkpoint as a model in float32 on the CPU, and the tensors that it lacks or has in another shape."""
+    import torch
+    from transformers.utils import logging
+
+    where = origin(settings)
+    logging.set_verbosity_error()
+    with _loading(settings), torch.random.fork_rng(devices=[]):
+        model, report = model_class.from_pretrained(
+            where.path,
+            **where.arguments,
+            config=copy.deepcopy(config),
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+
+
+def _require_all_but_the_head(model: Any, absent: set[str], settings: ModelSettings) -> None:
     """Raise SettingsError if the checkpoint lacks a pretrained tensor; the head is initialised anew in any case."""
     anatomy = Anatomy(model, model.config.model_type)
-    absent = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     absent = {name for name in absent if not anatomy.is_head(name)}
     if absent:
         raise SettingsError(

@@ -33,6 +33,12 @@ class Batch:
     samples: int
     tokens: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Examples and padded length."""
+        samples, length = self.inputs["input_ids"].shape
+        return samples, length
+
     def on(self, device: Any) -> Batch:
         """The batch on a device, copied without waiting."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}

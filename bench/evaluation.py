@@ -1,8 +1,11 @@
-"""Model outputs over a whole split, in the split's own order."""
+"""A model over the reported splits: its outputs in the splits' own order, and what the task makes of them."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +14,41 @@ from bench.batching import collate, evaluation_order
 from bench.errors import Diverged
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from numpy.typing import NDArray
 
-    from tasks.base import Examples
+    from bench.backbone import Backbone
+    from tasks.base import Examples, Scores, Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One form of a model on the reported splits: outputs and predictions per split, scores, seconds of the outputs."""
+
+    outputs: dict[str, NDArray[np.float32]]
+    predictions: dict[str, NDArray[Any]]
+    scores: Scores
+    seconds: float
+
+    @property
+    def examples(self) -> int:
+        """Examples over all splits."""
+        return sum(len(outputs) for outputs in self.outputs.values())
+
+
+def evaluate(
+    task: Task, base: Backbone, reported: Mapping[str, Examples], batch_size: int, runner: Accelerator
+) -> Evaluation:
+    """Score the model as it is now. Raises Diverged if an output is not finite."""
+    start = time.perf_counter()
+    found = {
+        split: outputs(base.model, examples, batch_size, runner.device, runner.autocast(), base.padding_id)
+        for split, examples in reported.items()
+    }
+    seconds = time.perf_counter() - start
+    predictions = {split: task.predict(values) for split, values in found.items()}
+    scores = task.score(predictions, {split: examples.labels for split, examples in reported.items()})
+    return Evaluation(found, predictions, scores, seconds)
 
 
 def outputs(

@@ -4,40 +4,57 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from bench import backbone, provenance
 from bench.errors import Diverged, SettingsError, UserError, one_line
 from bench.identity import settings_id
-from bench.measure import memory, parameters
-from bench.measure.phases import Phases
+from bench.measure import derived, memory_causes, parameters
+from bench.measure.meters import Meters
+from bench.measure.phases import MEASURE, Phases
 from bench.planning import Plan, build
 from bench.progress import display
 from bench.randomness import seed_everything
 from bench.record import RunRecord
+from bench.schema import plain
 from bench.store import RECORD_FILE, write_json
 from bench.tracker import Tracker, tracker
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from numpy.typing import NDArray
     from rich.console import Console
 
+    from bench.evaluation import Evaluation
     from bench.settings import ModelSettings
-    from bench.training import LogPoint
+    from bench.training import LogPoint, TrainingLoop
     from methods.base import Method
     from tasks.base import Examples, Task
     from tasks.sources import Source
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "evaluate", "pandas", "tasks.metrics.glue")
+
+
+@dataclass
+class Run:
+    """What the steps of the recipe share."""
+
+    plan: Plan
+    method: Method
+    record: RunRecord
+    phases: Phases
+    meters: Meters
+    folder: Path
+    console: Console
+    follower: Tracker
 
 
 def execute(plan: Plan, console: Console) -> RunRecord:
@@ -48,13 +65,15 @@ def execute(plan: Plan, console: Console) -> RunRecord:
     """
     phases = Phases(plan.hardware.device)
     record = _opened(plan)
+    meters = Meters(plan, record, phases)
     with plan.store.working_folder(plan.folder) as folder:
         try:
             with phases("import"):
                 import_libraries()
+                meters.start()
             method = checked_method(plan)
             with _tracker(plan, folder) as follower:
-                _run(plan, method, record, phases, folder, console, follower)
+                _recipe(Run(plan, method, record, phases, meters, folder, console, follower))
         except UserError:
             raise
         except BaseException as error:
@@ -63,14 +82,21 @@ def execute(plan: Plan, console: Console) -> RunRecord:
                 raise
         finally:
             if record.status != "open":
-                _close(record, phases, folder)
+                meters.close()
+                _close(record, folder)
     return record
 
 
+@functools.cache
 def import_libraries() -> None:
-    """Import the slow libraries at one point, so that no other phase pays for them."""
+    """Import the slow libraries at one point, so that no other phase pays for them.
+
+    What they made is exempt from garbage collection, which every phase does before it looks at memory.
+    """
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def checked_method(plan: Plan) -> Method:
@@ -83,19 +109,11 @@ def checked_method(plan: Plan) -> Method:
     return method
 
 
-def _run(
-    plan: Plan,
-    method: Method,
-    record: RunRecord,
-    phases: Phases,
-    folder: Path,
-    console: Console,
-    follower: Tracker,
-) -> None:
-    """The recipe: load, encode, attach, train, evaluate, save, finish."""
-    from bench.dropout import use_fast_dropout
-    from bench.training import accelerator, store_frozen_in, total_steps
+def _recipe(run: Run) -> None:
+    """Load, encode, attach, train, save, evaluate, merge; and measure in between."""
+    from bench.evaluation import evaluate
 
+    plan, method, record, phases, meters = run.plan, run.method, run.record, run.phases, run.meters
     settings, task = plan.settings, plan.task
 
     with phases("load"):
@@ -107,74 +125,102 @@ def _run(
         encode = functools.partial(_encoded, task, plan.source, settings.model, settings.training.max_length)
         train_examples = encode("train", None)
         reported = {split: encode(split, settings.budget.evaluation_examples) for split in task.reported_splits}
-        steps = total_steps(settings.training, len(train_examples))
+
+    with phases(MEASURE):
+        meters.pretrained(base, train_examples)
 
     with phases("attach"):
-        seed_everything(settings.seed, "method")
-        method.attach(base, steps)
-        use_fast_dropout(base.model)
-        store_frozen_in(base.model, plan.hardware.precision)
+        loop, runner = _attached(plan, method, base, train_examples, settings.hardware.per_device_batch_size)
         _note_parameters(record, method)
 
-    with phases("train"):
-        runner = accelerator(plan.hardware.device, plan.hardware.precision)
-        _train(plan, method, train_examples, steps, runner, record, folder, console, follower)
+    with phases(MEASURE):
+        meters.before_training(loop, base, runner)
+
+    with phases("train"), meters.window("train"):
+        seed_everything(settings.seed, "training")
+        _train(run, loop)
 
     with phases("save"):
-        method.save(folder / "adapter")
-        record.stored_bytes = sum(file.stat().st_size for file in (folder / "adapter").glob("*.safetensors"))
+        method.save(run.folder / "adapter")
+        record.stored_bytes = sum(file.stat().st_size for file in (run.folder / "adapter").glob("*.safetensors"))
 
-    with phases("evaluate"):
-        outputs = {
-            split: _outputs(base, examples, settings.hardware.evaluation_batch_size, runner)
-            for split, examples in reported.items()
-        }
-        _note_scores(record, task, outputs, reported, folder)
+    scored = functools.partial(evaluate, task, base, reported, settings.hardware.evaluation_batch_size, runner)
+    with phases("evaluate"), meters.window("evaluate"):
+        trained = scored()
+        _note_scores(record, trained)
+        _write_predictions(trained, reported, run.folder)
 
-    with phases("finish"):
+    with phases(MEASURE):
+        examples = next(iter(reported.values()))
+        meters.trained_form(base, examples, runner)
+
+    with phases("merge"):
         method.finish()
-        record.inference_parameters = parameters.total(base.model)
 
-    seconds = sum(len(examples) for examples in reported.values()) / phases.seconds["evaluate"]
-    record.evaluation_samples_per_second = seconds
+    with phases(MEASURE):
+        meters.inference_form(method, examples, trained, scored, runner)
+        meters.machine()
+        meters.largest_batch(functools.partial(_another_loop, run, train_examples))
+
     record.status = "complete"
-    _note_phases(record, phases)
-    follower.finish(record)
+    meters.close()
+    run.follower.finish(record)
 
 
-def _train(
-    plan: Plan,
-    method: Method,
-    examples: Examples,
-    steps: int,
-    runner: Accelerator,
-    record: RunRecord,
-    folder: Path,
-    console: Console,
-    follower: Tracker,
-) -> None:
+def _attached(
+    plan: Plan, method: Method, base: backbone.Backbone, examples: Examples, micro_batch_size: int | None
+) -> tuple[TrainingLoop, Accelerator]:
+    """The method in place in the model, and the loop that will train it."""
+    from bench.dropout import use_fast_dropout
+    from bench.training import TrainingLoop, accelerator, store_frozen_in, total_steps
+
+    settings = plan.settings
+    steps = total_steps(settings.training, len(examples))
+    seed_everything(settings.seed, "method")
+    method.attach(base, steps)
+    use_fast_dropout(base.model)
+    store_frozen_in(base.model, plan.hardware.precision)
+    runner = accelerator(plan.hardware.device, plan.hardware.precision)
+    loop = TrainingLoop(
+        method, examples, settings.training, runner, steps, settings.seed, micro_batch_size, base.padding_id
+    )
+    return loop, runner
+
+
+def _train(run: Run, loop: TrainingLoop) -> None:
     """Train, and write the training curve to file, tracker and screen; the speed is noted also when it fails."""
     from bench.measure.throughput import StepClock
-    from bench.training import TrainingLoop
 
-    settings, padding_id = plan.settings, method.backbone.padding_id
-    micro_batch_size = settings.hardware.per_device_batch_size
-    loop = TrainingLoop(method, examples, settings.training, runner, steps, settings.seed, micro_batch_size, padding_id)
-    seed_everything(settings.seed, "training")
-    clock = StepClock(plan.hardware.device)
-    title = f"{plan.names.method} on {plan.names.task}"
-    with display(console, title, steps) as show, (folder / "history.jsonl").open("w", 1, "utf-8") as history:
+    record, clock = run.record, StepClock(run.plan.hardware.device)
+    losses: list[float] = []
+    seconds: list[float] = []
+    title = f"{run.plan.names.method} on {run.plan.names.task}"
+    with (
+        display(run.console, title, loop.steps) as show,
+        (run.folder / "history.jsonl").open("w", 1, "utf-8") as history,
+    ):
 
         def on_log(point: LogPoint) -> None:
             history.write(json.dumps(asdict(point)) + "\n")
-            follower.log(point)
+            run.follower.log(point)
             show(point)
+            losses.append(point.loss)
+            seconds.append(point.seconds)
 
         try:
             record.final_train_loss = loop.run(clock, on_log)
         finally:
             loop.release()
-            _note_throughput(record, clock)
+            derived.note_steps(record, clock, run.phases.started_at, run.phases.seconds[MEASURE])
+            derived.note_curve(record, losses, seconds)
+            run.meters.after_training(loop, clock)
+
+
+def _another_loop(run: Run, examples: Examples) -> TrainingLoop:
+    """The run's method attached anew, for trials that must not touch the run."""
+    base = backbone.fresh(run.plan.settings.model, run.plan.task.outputs)
+    loop, _ = _attached(run.plan, checked_method(run.plan), base, examples, micro_batch_size=None)
+    return loop
 
 
 @functools.lru_cache(maxsize=16)
@@ -182,12 +228,6 @@ def _encoded(
     task: Task, source: Source, model: ModelSettings, max_length: int, split: str, at_most: int | None
 ) -> Examples:
     return task.encode(source, split, backbone.tokenizer(model), max_length, at_most)
-
-
-def _outputs(base: backbone.Backbone, examples: Examples, batch_size: int, runner: Any) -> NDArray[Any]:
-    from bench.evaluation import outputs
-
-    return outputs(base.model, examples, batch_size, runner.device, runner.autocast(), base.padding_id)
 
 
 def _opened(plan: Plan) -> RunRecord:
@@ -225,57 +265,39 @@ def _tracker(plan: Plan, folder: Path) -> contextlib.AbstractContextManager[Trac
 
 
 def _note_parameters(record: RunRecord, method: Method) -> None:
-    counts = parameters.count(method.backbone.model, method.backbone.anatomy)
+    model = method.backbone.model
+    counts = parameters.count(model, method.backbone.anatomy)
     record.trainable_parameters = counts.trainable
     record.trainable_percent = counts.trainable_percent
     record.head_parameters = counts.head
     record.total_parameters = counts.total
+    record.trained_form_bytes = memory_causes.weights(model, ()).total
 
 
-def _note_throughput(record: RunRecord, clock: Any) -> None:
-    steady = clock.throughput()
-    record.train_steps, record.train_samples = clock.steps, clock.samples
-    if steady is not None:
-        record.train_samples_per_second = steady.samples_per_second
-        record.train_tokens_per_second = steady.tokens_per_second
+def _note_scores(record: RunRecord, trained: Evaluation) -> None:
+    record.score, record.metrics = trained.scores.score, trained.scores.metrics
+    record.reasons |= trained.scores.reasons
+    record.evaluation_examples = trained.examples
+    record.evaluation_samples_per_second = trained.examples / trained.seconds
 
 
-def _note_scores(
-    record: RunRecord,
-    task: Task,
-    outputs: Mapping[str, NDArray[Any]],
-    reported: Mapping[str, Examples],
-    folder: Path,
-) -> None:
-    """Score the outputs and write one row per reported example."""
+def _write_predictions(trained: Evaluation, reported: Mapping[str, Examples], folder: Path) -> None:
+    """One row per reported example."""
     import pandas as pd
 
-    predictions = {split: task.predict(values) for split, values in outputs.items()}
-    scores = task.score(predictions, {split: examples.labels for split, examples in reported.items()})
-    record.score, record.metrics = scores.score, scores.metrics
-    record.reasons |= scores.reasons
-    record.evaluation_examples = sum(len(examples) for examples in reported.values())
     frames = [
         pd.DataFrame(
             {
                 "split": split,
                 "id": examples.ids,
                 "label": examples.labels,
-                "prediction": predictions[split],
-                "scores": list(outputs[split]),
+                "prediction": trained.predictions[split],
+                "scores": list(trained.outputs[split]),
             }
         )
         for split, examples in reported.items()
     ]
     pd.concat(frames, ignore_index=True).to_parquet(folder / "predictions.parquet", index=False)
-
-
-def _note_phases(record: RunRecord, phases: Phases) -> None:
-    record.phase_seconds = dict(phases.seconds)
-    record.phase_peak_memory_bytes = dict(phases.peak_memory_bytes)
-    record.train_seconds = phases.seconds.get("train")
-    record.peak_memory_bytes = memory.headline(phases.peak_memory_bytes.get("train", {}))
-    record.wall_seconds = phases.wall_seconds
 
 
 def _close_failed(record: RunRecord, error: BaseException, folder: Path) -> None:
@@ -297,12 +319,11 @@ def _status(error: BaseException) -> str:
     return "failed"
 
 
-def _close(record: RunRecord, phases: Phases, folder: Path) -> None:
+def _close(record: RunRecord, folder: Path) -> None:
     """Write the record and the settings it ran with."""
-    _note_phases(record, phases)
     with contextlib.suppress(ImportError, RuntimeError):
         record.hardware = provenance.machine(record.device)
     record.hostname = provenance.hostname()
     record.finished_at = provenance.now()
     (folder / "config.yaml").write_text(yaml.safe_dump(record.settings, sort_keys=False))
-    write_json(folder / RECORD_FILE, record.to_dict())
+    write_json(folder / RECORD_FILE, plain(record))

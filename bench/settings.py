@@ -82,6 +82,27 @@ class HardwareSettings:
 
 
 @dataclass
+class MeasureSettings:
+    """Which meters run beside the ones that cost nothing; none of them changes a result."""
+
+    name: str = MISSING
+    memory: bool = True
+    """Memory by cause, on one pass at the run's largest batch shape."""
+    compute: bool = True
+    """FLOPs."""
+    inference: bool = True
+    """Latency, throughput and outputs of the trained and of the inference form."""
+    energy: bool = True
+    """Energy counters and sampled utilisation."""
+    forgetting: bool = True
+    """Drift of the backbone's features and language loss on fixed passages."""
+    reference: bool = True
+    """The machine's own pace, measured once per machine."""
+    sweep_batch: bool = False
+    """The largest batch that fits, and the throughput up to it."""
+
+
+@dataclass
 class TrackerSettings:
     """An experiment tracker that follows the run beside the record."""
 
@@ -106,6 +127,7 @@ class RunSettings:
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     data: DataSettings = field(default_factory=DataSettings)
     budget: BudgetSettings = field(default_factory=BudgetSettings)
+    measure: MeasureSettings = field(default_factory=MeasureSettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     results: ResultsSettings = field(default_factory=ResultsSettings)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StorageError
-from bench.record import RecordError, RunRecord, read
+from bench.record import RunRecord
+from bench.schema import RecordError, read
 
 RECORD_FILE = "record.json"
 MINIMUM_FREE_BYTES = 64 * 2**20

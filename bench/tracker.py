@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.errors import SettingsError
+from bench.schema import plain
 from bench.training import LogPoint
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class WandbTracker:
 
     def finish(self, record: RunRecord) -> None:
         """Put the record's numbers into the run's summary."""
-        numbers = {name: value for name, value in record.to_dict().items() if isinstance(value, (int, float))}
+        numbers = {name: value for name, value in plain(record).items() if isinstance(value, (int, float))}
         self._run.summary.update(numbers | {f"metrics/{name}": value for name, value in record.metrics.items()})
         self._run.summary["status"] = record.status
 

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.batching import collate, micro_batches, training_order
+import numpy as np
+
+from bench.batching import Batch, collate, micro_batches, training_order
 from bench.errors import Diverged
 from bench.measure.throughput import StepClock
 from bench.randomness import generator
 from methods.base import trainable
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
     from accelerate import Accelerator
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from bench.settings import TrainingSettings
     from methods.base import Method
@@ -113,7 +115,7 @@ class TrainingLoop:
         samples = 0
         mean = math.nan
         for indices in self._order.following(self.step, until):
-            losses.append(self._one_step(indices, clock))
+            losses.append(self.train_on(indices, clock))
             samples += len(indices)
             if self.step % self._settings.log_steps == 0 or self.step in (self.steps, until):
                 mean = float(torch.stack(losses).mean())
@@ -124,13 +126,13 @@ class TrainingLoop:
                 losses, samples, last_time = [], 0, time
         return mean
 
-    def _one_step(self, indices: NDArray[np.int64], clock: StepClock) -> Tensor:
+    def train_on(self, indices: NDArray[np.int64], clock: StepClock) -> Tensor:
         """One optimizer step over the examples at `indices`; returns the task loss, still on the device."""
         import torch
 
         method = self._method
         method.before_step(self.step)
-        losses, tokens = [], 0
+        losses, tokens, shapes = [], 0, []
         for part in micro_batches(indices, self._micro_batch_size):
             batch = collate(self._examples, part, self._padding_id).on(self._accelerator.device)
             share = batch.samples / len(indices)
@@ -138,6 +140,7 @@ class TrainingLoop:
             self._accelerator.backward(loss * share if share != 1 else loss)
             losses.append(task_loss.detach() * share)
             tokens += batch.tokens
+            shapes.append(batch.shape)
         self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm)
         method.after_backward(self.step)
         self._optimizer.step()
@@ -145,11 +148,43 @@ class TrainingLoop:
         method.after_step(self.step)
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        clock.step_done(len(indices), tokens)
+        clock.step_done(len(indices), tokens, shapes)
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def _learning_rate(self) -> float:
         return float(self._schedule.get_last_lr()[0])
+
+    def longest_batch(self) -> Batch:
+        """The forward pass of this run that is padded to the greatest length, on the device."""
+        return collate(self._examples, self.longest_batch_indices(), self._padding_id).on(self._accelerator.device)
+
+    def longest_batch_indices(self) -> NDArray[np.int64]:
+        """The examples of that pass, its longest last."""
+        lengths = self._examples.lengths
+        passes = (
+            part
+            for indices in self._order.following(0, None)
+            for part in micro_batches(indices, self._micro_batch_size)
+        )
+        longest = max(passes, key=lambda part: (lengths[part].max(), len(part)))
+        return longest[np.argsort(lengths[longest], kind="stable")]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of one pass as the current step would compute it, for meters."""
+        self._model.train()
+        self._method.before_step(self.step)
+        loss, _ = self._method.compute_loss(self._model, batch.inputs)
+        return loss
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that trains, as Accelerate prepared it."""
+        return self._model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, with its state."""
+        return self._optimizer
 
     def release(self) -> None:
         """Take Accelerate's wrapper off the model again."""

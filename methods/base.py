@@ -72,7 +72,11 @@ class Method:
         return [group for group in groups if group["params"]]
 
     def before_step(self, step: int) -> None:
-        """Called before the forward pass of optimizer step `step` (0 for the first)."""
+        """Called before the forward pass of optimizer step `step` (0 for the first).
+
+        The meters call it and `compute_loss` for step 0 some more times before training begins, with torch's random
+        states, the model's modes and its buffers restored afterwards: neither may count its calls.
+        """
 
     def compute_loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss to minimise and the task's loss alone, both scalars."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from bench.record import RunRecord
+from bench.schema import read
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose by threads
+os.environ["PARSIMONY_CACHE"] = tempfile.mkdtemp(prefix="parsimony-tests-")
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATION = ROOT / "conf"
@@ -83,3 +90,25 @@ def command(tmp_path: Path) -> RunCommand:
         )
 
     return run
+
+
+@pytest.fixture
+def sample(tiny_bert: Path, command: RunCommand) -> RunCommand:
+    """A run on the built-in sample with the tiny model: seconds, and nothing from outside."""
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return command(f"model.path={tiny_bert}", "data=sample", "budget=smoke", *arguments, **options)
+
+    return run
+
+
+def records(results: Path) -> dict[Path, RunRecord]:
+    """All records below a folder, by their own folders."""
+    return {path.parent: read(json.loads(path.read_text())) for path in sorted(results.rglob("record.json"))}
+
+
+def the_record(results: Path) -> tuple[Path, RunRecord]:
+    """The only record below a folder."""
+    found = records(results)
+    assert len(found) == 1
+    return next(iter(found.items()))

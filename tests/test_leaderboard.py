@@ -10,6 +10,7 @@ import pytest
 
 from bench.leaderboard.aggregate import Board, by_settings, frame, overall
 from bench.leaderboard.publish import publish
+from bench.schema import plain
 from bench.store import RECORD_FILE, Store, write_json
 from tests.test_record import record
 
@@ -56,7 +57,7 @@ def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) 
     for seed in (0, 1):
         value = record(seed=seed, run_id=f"{seed}", settings_id="x", score=80.0 + seed / 3)
         with store.working_folder(store.folder(value.task, value.model, value.method, value.run_id)) as folder:
-            write_json(folder / RECORD_FILE, value.to_dict())
+            write_json(folder / RECORD_FILE, plain(value))
     first = {path: path.read_bytes() for path in publish(tmp_path)}
     assert {path: path.read_bytes() for path in publish(tmp_path)} == first
     names = {str(path.relative_to(tmp_path / "leaderboard")) for path in first}

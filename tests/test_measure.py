@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.measure import memory
+from bench.measure.energy import EnergyMeter
 from bench.measure.phases import Phases
-from bench.measure.throughput import StepClock, warm_up_steps
+from bench.measure.throughput import StepClock, percentile, seconds_to_quality, warm_up_steps
+from bench.measure.utilisation import sampled
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 
@@ -19,17 +22,47 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 def test_the_peak_resident_set_sees_an_allocation_and_forgets_it_when_reset() -> None:
     size = 200 * 2**20
     memory.reset_peak("cpu")
-    before = memory.peak_resident_bytes()
+    before = memory.peak("cpu")["resident"]
     block = np.ones(size, np.uint8)
-    during = memory.peak_resident_bytes()
+    during = memory.peak("cpu")["resident"]
     del block
     memory.reset_peak("cpu")
-    after = memory.peak_resident_bytes()
-    assert before is not None
-    assert during is not None
-    assert after is not None
+    after = memory.peak("cpu")["resident"]
     assert during - before == pytest.approx(size, rel=0.02)
     assert during - after == pytest.approx(size, rel=0.02)
+
+
+@needs_proc
+def test_what_the_allocator_kept_of_freed_memory_is_not_charged_to_the_next_phase() -> None:
+    phases = Phases("cpu")
+    with phases("many"):
+        blocks = [torch.ones(2**14) for _ in range(4000)]  # small enough for the heap: 250 MiB in all
+        del blocks[::2]
+        del blocks
+    with phases("after"):
+        pass
+    peaks = phases.peak_memory_bytes
+    assert peaks["many"]["resident"] - peaks["after"]["resident"] > 200 * 2**20
+
+
+@needs_proc
+def test_a_phase_grows_by_what_it_allocates() -> None:
+    phases = Phases("cpu")
+    with phases("train"):
+        np.ones(200 * 2**20, np.uint8)
+    growth = phases.memory_growth_bytes("train")
+    assert growth == pytest.approx(200 * 2**20, rel=0.05)
+    assert phases.memory_growth_bytes("never entered") is None
+
+
+@needs_proc
+def test_memory_in_use_lies_below_what_the_machine_has() -> None:
+    in_use, available, capacity = memory.in_use("cpu"), memory.available("cpu"), memory.capacity("cpu")
+    assert in_use is not None
+    assert available is not None
+    assert capacity is not None
+    assert 0 < in_use < capacity
+    assert 0 < available < capacity
 
 
 @needs_proc
@@ -49,7 +82,7 @@ def test_phases_add_up_to_the_wall_clock() -> None:
         with phases(name):
             time.sleep(seconds)
     assert phases.seconds["one"] == pytest.approx(0.1, rel=0.3)
-    assert sum(phases.seconds.values()) == pytest.approx(phases.wall_seconds, rel=0.05)
+    assert sum(phases.seconds.values()) == pytest.approx(phases.wall_seconds, rel=0.02)
 
 
 def test_a_phase_that_fails_is_still_timed() -> None:
@@ -70,12 +103,69 @@ def test_throughput_leaves_out_slow_first_steps(monkeypatch: pytest.MonkeyPatch)
     clock = StepClock("cpu")
     for _ in range(20):
         clock.step_done(samples=32, tokens=300)
-    steady = clock.throughput()
+    steady = clock.steady_state()
     assert steady is not None
     assert steady.samples_per_second == pytest.approx(32.0)
     assert steady.tokens_per_second == pytest.approx(300.0)
-    assert (steady.steps, clock.samples) == (18, 640)
+    assert (len(steady.step_seconds), clock.samples, clock.tokens) == (18, 640, 6000)
 
 
-def test_there_is_no_throughput_before_the_first_step() -> None:
-    assert StepClock("cpu").throughput() is None
+def test_there_is_no_steady_state_before_the_first_step() -> None:
+    assert StepClock("cpu").steady_state() is None
+
+
+def test_the_steady_state_knows_the_shapes_of_its_passes() -> None:
+    clock = StepClock("cpu")
+    for step in range(4):
+        clock.step_done(samples=4, tokens=20, shapes=[(2, step), (2, 9)])
+    steady = clock.steady_state()
+    assert steady is not None
+    assert steady.shapes == [(2, 1), (2, 9), (2, 2), (2, 9), (2, 3), (2, 9)]
+    assert len(clock.shapes) == 8
+
+
+def test_percentiles_interpolate_between_neighbours() -> None:
+    assert percentile([1.0, 2.0, 3.0, 4.0, 5.0], 50) == 3.0
+    assert percentile([0.0, 10.0], 90) == pytest.approx(9.0)
+    assert percentile([7.0], 99) == 7.0
+
+
+def test_quality_is_reached_when_the_mean_loss_first_is_within_five_percent_of_its_end() -> None:
+    losses = [2.0, 1.5, 1.04, 1.2, 1.0]
+    assert seconds_to_quality(losses, [10.0, 20.0, 30.0, 40.0, 50.0]) == 30.0
+
+
+def test_one_lucky_batch_is_no_quality() -> None:
+    losses = [1.0] * 20
+    losses[3] = 0.1  # with 20 points, means are over 2
+    losses[10:] = [0.5] * 10
+    assert seconds_to_quality(losses, [float(i) for i in range(20)]) == 11.0
+
+
+def test_there_is_no_quality_without_a_curve() -> None:
+    assert seconds_to_quality([], []) is None
+
+
+@needs_proc
+def test_utilisation_tells_a_busy_process_from_a_sleeping_one() -> None:
+    with sampled("cpu") as busy:
+        end = time.perf_counter() + 0.5
+        while time.perf_counter() < end:
+            pass
+    with sampled("cpu") as idle:
+        time.sleep(0.5)
+    assert busy.compute is not None
+    assert idle.compute is not None
+    assert idle.compute < 0.1 < busy.compute <= 1.05
+    assert idle.memory_bytes == pytest.approx(memory.in_use("cpu"), rel=0.1)
+
+
+def test_energy_is_absent_with_a_reason_or_counts_up() -> None:
+    meter = EnergyMeter("cpu")
+    with meter.window("train"):
+        time.sleep(0.2)
+    if meter.reason is None:
+        assert meter.source == "cpu"
+        assert meter.joules["train"] > 0
+    else:
+        assert (meter.source, meter.joules) == (None, {})

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StorageError
-from bench.record import RecordError, RunRecord, read, validate
+from bench.record import RunRecord
+from bench.schema import RecordError, plain, read, validate
 from bench.store import RECORD_FILE, Store, write_json
 
 STABLE_COLUMNS = [
@@ -65,7 +66,7 @@ def test_the_published_columns_keep_their_names() -> None:
 
 
 def test_a_record_survives_json() -> None:
-    assert read(json.loads(json.dumps(record().to_dict()))) == record()
+    assert read(json.loads(json.dumps(plain(record())))) == record()
 
 
 @pytest.mark.parametrize(
@@ -84,11 +85,11 @@ def test_a_record_survives_json() -> None:
 )
 def test_an_invalid_record_is_refused_by_column(changes: dict[str, object], message: str) -> None:
     with pytest.raises(RecordError, match=message):
-        record(**changes).to_dict()
+        plain(record(**changes))
 
 
 def test_missing_and_unknown_columns_are_refused() -> None:
-    values = record().to_dict()
+    values = plain(record())
     with pytest.raises(RecordError, match="seed is missing"):
         validate({name: value for name, value in values.items() if name != "seed"})
     with pytest.raises(RecordError, match="unknown column color"):
@@ -97,7 +98,7 @@ def test_missing_and_unknown_columns_are_refused() -> None:
 
 def write(store: Store, folder: Path, value: RunRecord) -> None:
     with store.working_folder(folder) as working:
-        write_json(working / RECORD_FILE, value.to_dict())
+        write_json(working / RECORD_FILE, plain(value))
 
 
 def test_a_record_appears_whole_and_is_found_again(tmp_path: Path) -> None:

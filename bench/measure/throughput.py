@@ -1,4 +1,4 @@
-"""Steady-state training throughput.
+"""Duration of every optimizer step, and the steady state of training.
 
     train_samples_per_second = samples of the measured steps / seconds of the measured steps
 
@@ -9,21 +9,44 @@ saving lie outside. On CUDA the marks are device events, so the loop never waits
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 WARM_UP_SHARE = 10
 MOST_WARM_UP_STEPS = 10
+QUALITY_MARGIN = 1.05
+QUALITY_SHARE = 10
+
+Shape = tuple[int, int]
+"""Examples and padded length of one forward pass."""
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """Samples and tokens (padding excluded) per second, over `steps` measured steps."""
+class SteadyState:
+    """The measured steps: how long each took and what they processed, padding excluded from the tokens."""
 
-    samples_per_second: float
-    tokens_per_second: float
-    steps: int
+    step_seconds: list[float]
+    samples: int
+    tokens: int
+    shapes: list[Shape]
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all measured steps."""
+        return sum(self.step_seconds)
+
+    @property
+    def samples_per_second(self) -> float:
+        """Training examples per second."""
+        return self.samples / self.seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Training tokens per second."""
+        return self.tokens / self.seconds
 
 
 class StepClock:
@@ -34,12 +57,17 @@ class StepClock:
         self._marks = [self._mark()]
         self._samples: list[int] = []
         self._tokens: list[int] = []
+        self._shapes: list[Sequence[Shape]] = []
+        self.first_step_at: float | None = None
 
-    def step_done(self, samples: int, tokens: int) -> None:
-        """Note a finished step of `samples` examples with `tokens` tokens that are no padding."""
+    def step_done(self, samples: int, tokens: int, shapes: Sequence[Shape] = ()) -> None:
+        """Note a finished step of `samples` examples with `tokens` tokens that are no padding, in these passes."""
         self._marks.append(self._mark())
         self._samples.append(samples)
         self._tokens.append(tokens)
+        self._shapes.append(shapes)
+        if self.first_step_at is None:
+            self.first_step_at = self._reached(self._marks[-1])
 
     @property
     def steps(self) -> int:
@@ -50,6 +78,16 @@ class StepClock:
     def samples(self) -> int:
         """Examples processed so far."""
         return sum(self._samples)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens processed so far, padding excluded."""
+        return sum(self._tokens)
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The forward passes so far."""
+        return [shape for step in self._shapes for shape in step]
 
     @staticmethod
     def now() -> float:
@@ -63,15 +101,21 @@ class StepClock:
             return [a.elapsed_time(b) / 1000 for a, b in zip(self._marks, self._marks[1:], strict=False)]
         return [b - a for a, b in zip(self._marks, self._marks[1:], strict=False)]
 
-    def throughput(self) -> Throughput | None:
-        """Throughput of the steady state; None before the first step."""
+    def steady_state(self) -> SteadyState | None:
+        """The measured steps; None before the first step."""
         if not self._samples:
             return None
         skipped = warm_up_steps(len(self._samples))
-        seconds = sum(self.step_seconds()[skipped:])
-        return Throughput(
-            sum(self._samples[skipped:]) / seconds, sum(self._tokens[skipped:]) / seconds, len(self._samples) - skipped
-        )
+        shapes = [shape for step in self._shapes[skipped:] for shape in step]
+        seconds = self.step_seconds()[skipped:]
+        return SteadyState(seconds, sum(self._samples[skipped:]), sum(self._tokens[skipped:]), shapes)
+
+    def _reached(self, mark: Any) -> float:
+        """The time of a mark, waiting for it where the device runs ahead."""
+        if self._device != "cuda":
+            return float(mark)
+        mark.synchronize()
+        return time.perf_counter()
 
     def _mark(self) -> Any:
         if self._device != "cuda":
@@ -86,3 +130,24 @@ class StepClock:
 def warm_up_steps(steps: int) -> int:
     """How many of `steps` steps are cut off as warm-up; always leaves at least one."""
     return min(max(1, steps // WARM_UP_SHARE), MOST_WARM_UP_STEPS, steps - 1)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value below which `percent` percent of the values lie, interpolated linearly between neighbours."""
+    if len(values) == 1:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def seconds_to_quality(losses: Sequence[float], seconds: Sequence[float]) -> float | None:
+    """When the loss first came within 5 % of its final value, in seconds since training began.
+
+    `losses` and `seconds` are the training curve. The loss at a point is the mean over the tenth of the curve that
+    ends there, so that one lucky batch does not count. None for an empty curve.
+    """
+    if not losses:
+        return None
+    window = max(1, len(losses) // QUALITY_SHARE)
+    means = [statistics.fmean(losses[end - window : end]) for end in range(window, len(losses) + 1)]
+    reached = next(index for index, mean in enumerate(means) if mean <= QUALITY_MARGIN * means[-1])
+    return seconds[reached + window - 1]

@@ -1,0 +1,77 @@
+"""Energy of named windows, from the counters of this job's own devices, read by zeus.
+
+NVML's counter of the GPUs that the run uses, and RAPL's of the CPU packages where the system lets it be read. A whole
+CPU package is charged, whoever else runs on it; other GPUs of the node are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RAPL = Path("/sys/class/powercap")
+NOT_INSTALLED = "the package zeus, which reads the energy counters, is not installed"
+NO_COUNTER = "neither NVML's nor RAPL's energy counter can be read on this machine"
+
+
+class EnergyMeter:
+    """Joules per window. Where nothing can be read, `reason` says why and the windows stay empty."""
+
+    def __init__(self, device: str) -> None:
+        self.joules: dict[str, float] = {}
+        self._monitor, self.reason = _monitor(device)
+
+    @property
+    def source(self) -> str | None:
+        """Which counters are read."""
+        if self._monitor is None:
+            return None
+        indices = {"gpu": self._monitor.gpu_indices, "cpu": self._monitor.cpu_indices}
+        return ", ".join(name for name, found in indices.items() if found)
+
+    @contextlib.contextmanager
+    def window(self, name: str) -> Iterator[None]:
+        """Measure the energy of a block, which waits for the GPU at both ends."""
+        if self._monitor is None:
+            yield
+            return
+        self._monitor.begin_window(name)
+        try:
+            yield
+        finally:
+            measured = self._monitor.end_window(name)
+            counters = (measured.gpu_energy, measured.cpu_energy, measured.dram_energy)
+            self.joules[name] = sum(value for counter in counters if counter for value in counter.values())
+
+
+def _monitor(device: str) -> tuple[Any, str | None]:
+    """A zeus monitor of the devices in use, or the reason why there is none."""
+    if device == "cpu" and sys.platform == "linux" and not RAPL.exists():
+        return None, NO_COUNTER
+    try:
+        os.environ.setdefault("ZEUS_LOG_LEVEL", "ERROR")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from zeus.monitor import ZeusMonitor
+    except ImportError:
+        return None, NOT_INSTALLED
+    logging.getLogger("zeus").setLevel(logging.ERROR)
+    try:
+        monitor = ZeusMonitor(gpu_indices=_gpu_indices(device))
+    except Exception as error:  # each backend of zeus has its own errors; none of them may end a run
+        return None, f"{NO_COUNTER}: {error}"
+    return (monitor, None) if monitor.gpu_indices or monitor.cpu_indices else (None, NO_COUNTER)
+
+
+def _gpu_indices(device: str) -> list[int]:
+    if device != "cuda":
+        return []
+    import torch
+
+    return [torch.cuda.current_device()]

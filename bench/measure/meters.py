@@ -1,0 +1,264 @@
+"""The meters of one run, each called at its moment; every one fills its columns or says why it could not.
+
+A meter never ends a run and never changes it: what it computes on the model is undone, and an error inside it becomes
+the reason why its columns are null. What the meters cost outside the timed phases is the phase `measure`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.batching import collate
+from bench.errors import one_line
+from bench.hardware import description
+from bench.identity import digest
+from bench.measure import batch_sweep, derived, forgetting, inference, memory_causes, parameters, probe, reference
+from bench.measure.energy import EnergyMeter
+from bench.measure.utilisation import Utilisation, sampled
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from bench.backbone import Backbone
+    from bench.evaluation import Evaluation
+    from bench.measure.compute import FlopsByShape
+    from bench.measure.inference import Latency
+    from bench.measure.phases import Phases
+    from bench.measure.throughput import StepClock
+    from bench.planning import Plan
+    from bench.record import RunRecord
+    from bench.training import TrainingLoop
+    from methods.base import Method
+    from tasks.base import Examples
+
+REFERENCE_TOKENS = 512
+"""Length at which the forward FLOPs of different runs are compared, as in PEFT-Bench."""
+CACHE = Path(os.environ.get("PARSIMONY_CACHE") or Path.home() / ".cache" / "parsimony")
+"""Where this machine's own pace is kept."""
+_FLOPS: dict[str, FlopsByShape] = {}
+
+
+class Meters:
+    """Fills a record's columns as the run passes by."""
+
+    def __init__(self, plan: Plan, record: RunRecord, phases: Phases) -> None:
+        self._plan = plan
+        self._settings = plan.settings.measure
+        self._record = record
+        self._phases = phases
+        self._energy: EnergyMeter | None = None
+        self._utilisation = Utilisation()
+        self._failures: dict[str, str] = {}
+        self._base_parameters: list[Tensor] = []
+        self._flops: FlopsByShape | None = None
+        self._latency: Latency | None = None
+        self._fingerprint: list[tuple[str, ...]] = []
+
+    def start(self) -> None:
+        """Find the energy counters."""
+        if self._settings.energy:
+            self._energy = EnergyMeter(self._plan.hardware.device)
+
+    def pretrained(self, base: Backbone, examples: Examples) -> None:
+        """The untouched model: which tensors are pretrained, what a forward pass costs."""
+        anatomy = base.anatomy
+        self._base_parameters = [tensor for name, tensor in base.model.named_parameters() if not anatomy.is_head(name)]
+
+        def compute() -> None:
+            batch = collate(examples, np.arange(1), base.padding_id)
+            flops = self._remembered("base", lambda: probe.inference_flops(base.model, batch))
+            self._record.base_forward_flops_512_tokens = flops.of(1, REFERENCE_TOKENS).forward
+
+        self._attempt("compute", compute)
+
+    def before_training(self, loop: TrainingLoop, backbone: Backbone, runner: Accelerator) -> None:
+        """The attached model before its first step: memory by cause, FLOPs by shape, distance from the base."""
+        record = self._record
+
+        def memory() -> None:
+            batch = loop.longest_batch()
+            record.probe_batch_size, record.probe_length = batch.shape
+            weights = memory_causes.weights(backbone.model, self._base_parameters)
+            record.base_weight_bytes, record.method_weight_bytes = weights.base, weights.method
+            record.buffer_bytes = weights.buffers
+            record.activation_bytes, record.gradient_bytes = probe.activations_and_gradients(loop, batch)
+
+        def compute() -> None:
+            self._flops = self._remembered("training", lambda: probe.training_flops(loop, loop.longest_batch()))
+            record.forward_flops_512_tokens = self._flops.of(1, REFERENCE_TOKENS).forward
+
+        def forgetting_at_start() -> None:
+            found = self._against_base(backbone, runner)
+            record.feature_cka_start, record.feature_distance_start = found.feature_cka, found.feature_distance
+            record.language_loss_rise_start = found.language_loss_rise
+
+        self._attempt("memory", memory)
+        self._attempt("compute", compute)
+        self._attempt("forgetting", forgetting_at_start)
+
+    @contextlib.contextmanager
+    def window(self, name: str) -> Iterator[None]:
+        """Energy of a phase, and of the training phase the sampled utilisation."""
+        if self._energy is None:
+            yield
+            return
+        watch = sampled(self._plan.hardware.device) if name == "train" else contextlib.nullcontext(Utilisation())
+        with self._energy.window(name), watch as means:
+            yield
+        if name == "train":
+            self._utilisation = means
+
+    def after_training(self, loop: TrainingLoop, clock: StepClock) -> None:
+        """What only the end of training tells: optimizer state and the FLOPs of the steps that really ran."""
+        record, flops, steady = self._record, self._flops, clock.steady_state()
+
+        def memory() -> None:
+            record.optimizer_bytes = memory_causes.optimizer_state(loop.optimizer)
+
+        def compute() -> None:
+            if flops is None or steady is None:
+                return
+            done = flops.over(clock.shapes)
+            record.train_flops = done.total
+            record.forward_flops_per_sample = done.forward / clock.samples
+            record.backward_flops_per_sample = done.backward / clock.samples
+            record.train_flops_per_token = done.total / clock.tokens
+            record.achieved_flops_per_second = flops.over(steady.shapes).total / steady.seconds
+
+        self._attempt("memory", memory)
+        self._attempt("compute", compute)
+
+    def trained_form(self, backbone: Backbone, examples: Examples, runner: Accelerator) -> None:
+        """The trained form at its end: latency of single `examples`, distance from the base."""
+        record = self._record
+
+        def latency() -> None:
+            self._fingerprint = inference.fingerprint(backbone.model)
+            self._latency = inference.latency(backbone.model, examples, runner.device, runner.autocast())
+            record.trained_latency_seconds_median = self._latency.median
+            record.trained_latency_seconds_p95 = self._latency.p95
+
+        def forgetting_at_end() -> None:
+            found = self._against_base(backbone, runner)
+            record.feature_cka, record.feature_distance = found.feature_cka, found.feature_distance
+            record.language_loss_rise = found.language_loss_rise
+
+        self._attempt("inference", latency)
+        self._attempt("forgetting", forgetting_at_end)
+
+    def inference_form(
+        self,
+        method: Method,
+        examples: Examples,
+        trained: Evaluation,
+        evaluate: Callable[[], Evaluation],
+        runner: Accelerator,
+    ) -> None:
+        """The form that `finish` left: its size and FLOPs, and where it is another model, its pace and its outputs."""
+        record, backbone = self._record, method.backbone
+        record.inference_parameters = parameters.total(backbone.model)
+        record.inference_form_bytes = memory_causes.weights(backbone.model, ()).total
+
+        def compute() -> None:
+            batch = collate(examples, np.arange(1), backbone.padding_id).on(runner.device)
+            with runner.autocast():
+                flops = self._remembered("inference", lambda: probe.inference_flops(backbone.model, batch))
+            record.inference_forward_flops_512_tokens = flops.of(1, REFERENCE_TOKENS).forward
+
+        def serve() -> None:
+            if inference.fingerprint(backbone.model) == self._fingerprint:
+                record.inference_form, served, latency = "trained", trained, self._latency
+            else:
+                record.inference_form, served = "merged" if method.mergeable else "pruned", evaluate()
+                latency = inference.latency(backbone.model, examples, runner.device, runner.autocast())
+            assert latency is not None
+            record.inference_latency_seconds_median, record.inference_latency_seconds_p95 = latency.median, latency.p95
+            record.inference_samples_per_second = served.examples / served.seconds
+            record.inference_score = served.scores.score
+            apart = inference.difference(trained.outputs, served.outputs)
+            record.form_max_absolute_difference, record.form_max_relative_difference = apart.absolute, apart.relative
+            record.forms_differ = apart.exceeds(record.precision)
+
+        self._attempt("compute", compute)
+        self._attempt("inference", serve)
+
+    def machine(self) -> None:
+        """The machine's own pace, measured if it is not known yet."""
+
+        def pace() -> None:
+            machine = reference.stored(CACHE / "machines", self._record.device, self._record.precision)
+            derived.note_reference(self._record, machine, description(self._record.device))
+
+        self._attempt("reference", pace)
+
+    def largest_batch(self, new_loop: Callable[[], TrainingLoop]) -> None:
+        """Train larger and larger batches of the run's greatest length, in a model of their own."""
+        record = self._record
+
+        def climb() -> None:
+            found = batch_sweep.samples_per_second(new_loop(), record.device, self._bytes_per_example())
+            record.batch_samples_per_second = {str(size): speed for size, speed in found.items()}
+            record.largest_batch_size = max(found)
+            record.largest_batch_samples_per_second = found[record.largest_batch_size]
+
+        self._attempt("sweep_batch", climb)
+
+    def close(self) -> None:
+        """What follows from the columns so far, and a reason for every column that a meter left null."""
+        record = self._record
+        derived.note_phases(record, self._phases)
+        if self._energy is not None:
+            derived.note_energy(record, self._energy)
+            derived.note_utilisation(record, self._utilisation)
+        derived.note_composites(record)
+        for column in fields(record):
+            meter = column.metadata["meter"]
+            if meter is not None and getattr(record, column.name) is None:
+                record.reasons.setdefault(column.name, self._reason(meter))
+
+    def _reason(self, meter: str) -> str:
+        if not getattr(self._settings, meter):
+            return f"measure.{meter}=false"
+        if meter == "energy" and self._energy is not None and self._energy.reason is not None:
+            return self._energy.reason
+        return self._failures.get(meter, f"the run was {self._record.status} before it")
+
+    def _remembered(self, form: str, count: Callable[[], FlopsByShape]) -> FlopsByShape:
+        """Counted once per process for one form of this method on this model: FLOPs do not depend on the seed."""
+        settings = self._plan.settings
+        what = {"method": settings.method, "model": asdict(settings.model), "outputs": self._plan.task.outputs}
+        key = digest({"form": form, "precision": self._record.precision} | what)
+        if key not in _FLOPS:
+            _FLOPS[key] = count()
+        return _FLOPS[key]
+
+    def _bytes_per_example(self) -> float | None:
+        kept, samples = self._record.activation_bytes, self._record.probe_batch_size
+        return None if kept is None or samples is None else kept / samples
+
+    def _against_base(self, backbone: Backbone, runner: Accelerator) -> forgetting.Forgetting:
+        model, hardware = self._plan.settings.model, self._plan.hardware
+        base = forgetting.base_observation(model, self._plan.task.outputs, hardware.device, hardware.precision)
+        self._record.base_language_loss = base.language_loss
+        if base.language_loss is None:
+            reason = forgetting.language_head_reason(model) or ""
+            names = ("base_language_loss", "language_loss_rise_start", "language_loss_rise")
+            self._record.reasons |= dict.fromkeys(names, reason)
+        return forgetting.compare(base, forgetting.observe(backbone, model, runner.device, runner.autocast()))
+
+    def _attempt(self, meter: str, measure: Callable[[], None]) -> None:
+        """Run a meter that is switched on; an error becomes the reason of its columns."""
+        if not getattr(self._settings, meter):
+            return
+        try:
+            measure()
+        except Exception as error:  # whatever goes wrong in a meter, the run goes on
+            self._failures[meter] = f"{type(error).__name__}: {one_line(error)}"

@@ -1,0 +1,105 @@
+"""Passes over small or extreme batches before the first step, for the meters; they leave no trace in the run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bench.batching import Batch
+from bench.measure import compute, memory_causes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bench.measure.compute import Flops, FlopsByShape
+    from bench.training import TrainingLoop
+
+
+@contextlib.contextmanager
+def without_trace(model: nn.Module) -> Iterator[None]:
+    """Restores torch's random states and what modules hold beside their parameters, and drops the gradients."""
+    import torch
+
+    kept = [_Attributes(module) for module in model.modules()]
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        for attributes in kept:
+            attributes.restore()
+        model.zero_grad(set_to_none=True)
+
+
+class _Attributes:
+    """A module's buffers and its plain attributes: mode, flags, counters, and dictionaries of these.
+
+    A method may put another tensor in a buffer's place, or remember in a flag that it has seen its first batch.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._buffers = {name: (buffer, buffer.clone()) for name, buffer in module.named_buffers(recurse=False)}
+        public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        self._plain = {name: value for name, value in public.items() if isinstance(value, (bool, int, float, str))}
+        self._groups = {name: (value, dict(value)) for name, value in public.items() if type(value) is dict}
+
+    def restore(self) -> None:
+        """Put everything back, the same objects with the same content."""
+        for name, (buffer, content) in self._buffers.items():
+            buffer.data.copy_(content)
+            setattr(self._module, name, buffer)
+        vars(self._module).update(self._plain)
+        for group, members in self._groups.values():
+            group.clear()
+            group.update(members)
+
+
+def activations_and_gradients(loop: TrainingLoop, batch: Batch) -> tuple[int, int]:
+    """Bytes that one pass keeps for its backward pass, and bytes of the gradients that this leaves."""
+    import torch
+
+    model = loop.model
+    with without_trace(model):
+        with memory_causes.watching(model) as saved:
+            loss = loop.loss(batch)
+        kept = saved.bytes
+        torch.autograd.backward(loss)
+        return kept, memory_causes.gradients(model)
+
+
+def training_flops(loop: TrainingLoop, batch: Batch) -> FlopsByShape:
+    """FLOPs of the run's passes by shape. Raises ValueError where `batch`, counted as well, disagrees."""
+
+    def count(some: Batch) -> Flops:
+        loop.model.zero_grad(set_to_none=True)
+        return compute.of_training(lambda: loop.loss(some))
+
+    with without_trace(loop.model):
+        found = compute.by_shape(lambda samples, length: count(resized(batch, samples, length)))
+        if not found.agrees_with(count(batch), *batch.shape):
+            raise ValueError("the FLOPs of this method do not follow from the batch's shape")
+    return found
+
+
+def inference_flops(model: nn.Module, batch: Batch) -> FlopsByShape:
+    """FLOPs of the model's forward passes by shape."""
+
+    def count(samples: int, tokens: int) -> Flops:
+        inputs = resized(batch, samples, tokens).inputs
+        return compute.of_inference(model, {name: tensor for name, tensor in inputs.items() if name != "labels"})
+
+    with without_trace(model):
+        return compute.by_shape(count)
+
+
+def resized(batch: Batch, samples: int, length: int) -> Batch:
+    """The batch repeated or cut to another shape, without padding."""
+    rows, columns = batch.shape
+
+    def fit(tensor: Tensor) -> Tensor:
+        repeats = (-(-samples // rows), *(-(-length // columns) for _ in tensor.shape[1:]))
+        return tensor.repeat(repeats)[:samples, ..., :length] if tensor.ndim > 1 else tensor.repeat(repeats)[:samples]
+
+    inputs = {name: fit(tensor) for name, tensor in batch.inputs.items() if name != "attention_mask"}
+    return Batch(inputs, samples, samples * length)

@@ -1,0 +1,108 @@
+"""Time means of memory in use and compute utilisation over a window, sampled four times a second.
+
+On CUDA both come from NVML. On the CPU memory is the process's resident set, and utilisation is exact: processor time
+of the process over wall clock and usable cores. A sample costs some microseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.hardware import usable_cores
+from bench.measure import memory
+from bench.measure.composites import time_average
+
+PERIOD_SECONDS = 0.25
+
+
+@dataclass
+class Utilisation:
+    """Time means over a window, set when it ends; None where the system tells nothing."""
+
+    memory_bytes: float | None = None
+    compute: float | None = None
+    """Between 0 and 1."""
+
+
+@contextlib.contextmanager
+def sampled(device: str) -> Iterator[Utilisation]:
+    """Sample while the block runs, at its start and at its end."""
+    means = Utilisation()
+    window = _CudaWindow() if device == "cuda" else _ProcessWindow()
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(PERIOD_SECONDS):
+            window.sample()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    window.sample()
+    thread.start()
+    try:
+        yield means
+    finally:
+        stopped.set()
+        thread.join()
+        window.sample()
+        means.memory_bytes, means.compute = window.means()
+
+
+class _ProcessWindow:
+    """The resident set and the processor time of this process."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._memory: list[float] = []
+        self._processor_start = _processor_seconds()
+
+    def sample(self) -> None:
+        """Read the resident set."""
+        in_use = memory.in_use("cpu")
+        if in_use is not None:
+            self._seconds.append(time.perf_counter())
+            self._memory.append(in_use)
+
+    def means(self) -> tuple[float | None, float | None]:
+        """Mean bytes, and the share of the usable cores' time that this process took."""
+        if not self._seconds:
+            return None, None
+        available = (self._seconds[-1] - self._seconds[0]) * usable_cores()
+        used = _processor_seconds() - self._processor_start
+        return time_average(self._seconds, self._memory), used / available
+
+
+class _CudaWindow:
+    """What NVML reports of the current CUDA device; nothing where its library is absent."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._memory: list[float] = []
+        self._compute: list[float] = []
+
+    def sample(self) -> None:
+        """Read the device's memory in use and its utilisation since the last reading."""
+        import torch
+
+        try:
+            used, busy = torch.cuda.device_memory_used(), torch.cuda.utilization()
+        except (ImportError, RuntimeError):
+            return
+        self._seconds.append(time.perf_counter())
+        self._memory.append(used)
+        self._compute.append(busy / 100)
+
+    def means(self) -> tuple[float | None, float | None]:
+        """Mean bytes and mean utilisation."""
+        if not self._seconds:
+            return None, None
+        return time_average(self._seconds, self._memory), time_average(self._seconds, self._compute)
+
+
+def _processor_seconds() -> float:
+    times = os.times()
+    return times.user + times.system
