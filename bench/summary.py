@@ -10,6 +10,17 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bench.record import RunRecord
 
+MEBIBYTE = 2**20
+CAUSES = {
+    "base weights": "base_weight_bytes",
+    "method and head": "method_weight_bytes",
+    "buffers": "buffer_bytes",
+    "gradients": "gradient_bytes",
+    "activations": "activation_bytes",
+    "optimizer state": "optimizer_bytes",
+}
+"""Columns of memory by cause, under their names for people."""
+
 
 def headline(record: RunRecord) -> str:
     """What ran, in one line that names budget and data, so that a short run is never taken for a real one."""
@@ -32,6 +43,12 @@ def table(record: RunRecord, folder: Path) -> Table:
     return grid
 
 
+def memory_by_cause(record: RunRecord) -> dict[str, int]:
+    """Bytes of each cause that was measured."""
+    values = {label: getattr(record, column) for label, column in CAUSES.items()}
+    return {label: size for label, size in values.items() if size is not None}
+
+
 def _rows(record: RunRecord) -> list[tuple[str, str]]:
     rows = []
     if record.score is not None:
@@ -42,11 +59,23 @@ def _rows(record: RunRecord) -> list[tuple[str, str]]:
     if record.trainable_parameters is not None:
         share = f"{record.trainable_percent:.3f} %, head {record.head_parameters:,} apart"
         rows.append(("trainable parameters", f"{record.trainable_parameters:,}  ({share})"))
+    return rows + _cost_rows(record)
+
+
+def _cost_rows(record: RunRecord) -> list[tuple[str, str]]:
+    rows = []
     if record.peak_memory_bytes is not None:
-        rows.append(("peak memory in training", f"{record.peak_memory_bytes / 2**20:,.0f} MiB"))
+        rows.append(("peak memory in training", f"{record.peak_memory_bytes / MEBIBYTE:,.0f} MiB"))
+    causes = [f"{label} {size / MEBIBYTE:,.1f}" for label, size in memory_by_cause(record).items()]
+    if causes:
+        rows.append(("memory by cause, MiB", ", ".join(causes)))
     if record.train_samples_per_second is not None:
         speed = f"{record.train_samples_per_second:.1f} samples/s, {record.train_tokens_per_second:.0f} tokens/s"
         rows.append(("training throughput", speed))
+    trained, served = record.trained_latency_seconds_median, record.inference_latency_seconds_median
+    if trained is not None and served is not None:
+        other = "" if record.inference_form == "trained" else f", {1e3 * served:.1f} ms {record.inference_form}"
+        rows.append(("latency of one example", f"{1e3 * trained:.1f} ms{other}"))
     if record.phase_seconds:
         rows.append(("time", ", ".join(f"{name} {value:.1f} s" for name, value in record.phase_seconds.items())))
     return rows

@@ -1,11 +1,12 @@
-"""How fast the harness trains, against a bare PyTorch loop and against transformers' Trainer with PEFT.
+"""How fast the harness trains, against itself unmetered, a bare PyTorch loop, and transformers' Trainer with PEFT.
 
     python scripts/benchmark_training.py data.root=FOLDER [method=lora] [--pairs 5] [--steps 200]
 
-All three train the same model with the same method and learning rate, turn by turn from another seed. The bare loop
-takes the harness's batches and precision, so its ratio is the harness's own overhead or gain; the Trainer is left at
-its defaults (float32, random batches padded to their longest), so its ratio is what a user gains. They take turns, and
-ratios are formed within a turn, because machines drift. Each is scored on the validation set, outside its time.
+All train the same model with the same method and learning rate, turn by turn from another seed. The unmetered harness
+has no clock per step, no energy window and no sampling, so its ratio is what measuring costs; the bare loop takes the
+harness's batches and precision, so its ratio is the harness's own overhead or gain; the Trainer is left at its defaults
+(float32, random batches padded to their longest), so its ratio is what a user gains. They take turns, and ratios are
+formed within a turn, because machines drift. Each is scored on the validation set, outside its time.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from bench.planning import Names, Plan, plan
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from bench.training import TrainingLoop
     from methods.base import Method
 
-CONTESTANTS = ("harness", "bare", "trainer")
+CONTESTANTS = ("harness", "unmetered", "bare", "trainer")
 WARM_UP_STEPS = 10
 
 
@@ -76,19 +78,45 @@ class Contest:
         return speed, scores.score
 
     def harness(self, method: Method, runner: Accelerator, seed: int) -> float:
-        """The harness's own training loop, dropout and batches."""
-        from bench.dropout import use_fast_dropout
+        """The harness's own training loop, dropout and batches, with every meter of the training phase on."""
+        from bench.measure.energy import EnergyMeter
         from bench.measure.throughput import StepClock
+        from bench.measure.utilisation import sampled
+
+        device = self._plan.hardware.device
+        clock = StepClock(device)
+        with EnergyMeter(device).window("train"), sampled(device):
+            self._loop(method, runner, seed).run(clock, lambda point: None)
+        steady = clock.steady_state()
+        assert steady is not None
+        return steady.samples_per_second
+
+    def unmetered(self, method: Method, runner: Accelerator, seed: int) -> float:
+        """The same without meters: two looks at the clock."""
+        from bench.measure.throughput import StepClock
+
+        class Stopwatch(StepClock):
+            done = samples_done = 0
+            seconds = 0.0
+
+            def step_done(self, samples: int, tokens: int, shapes: Any = ()) -> None:
+                self.done += 1
+                if self.done == WARM_UP_STEPS:
+                    self.seconds = -time.perf_counter()
+                elif self.done > WARM_UP_STEPS:
+                    self.samples_done += samples
+
+        stopwatch = Stopwatch(self._plan.hardware.device)
+        self._loop(method, runner, seed).run(stopwatch, lambda point: None)
+        return stopwatch.samples_done / (stopwatch.seconds + time.perf_counter())
+
+    def _loop(self, method: Method, runner: Accelerator, seed: int) -> TrainingLoop:
+        from bench.dropout import use_fast_dropout
         from bench.training import TrainingLoop
 
         use_fast_dropout(method.backbone.model)
         training = replace(self._plan.settings.training, max_steps=self._steps)
-        loop = TrainingLoop(method, self._examples, training, runner, self._steps, seed)
-        clock = StepClock(self._plan.hardware.device)
-        loop.run(clock, lambda point: None)
-        steady = clock.throughput()
-        assert steady is not None
-        return steady.samples_per_second
+        return TrainingLoop(method, self._examples, training, runner, self._steps, seed)
 
     def bare(self, method: Method, runner: Accelerator, seed: int) -> float:
         """The shortest loop over the same PEFT model, batches (with the usual mask) and precision."""

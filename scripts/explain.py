@@ -22,18 +22,9 @@ from bench.errors import UserError, suggestion
 from bench.record import RunRecord
 from bench.schema import read
 from bench.store import RECORD_FILE, Store
-from bench.summary import headline
+from bench.summary import MEBIBYTE, headline, memory_by_cause
 
 BAR_WIDTH = 40
-MEBIBYTE = 2**20
-CAUSES = {
-    "base weights": "base_weight_bytes",
-    "method and head": "method_weight_bytes",
-    "buffers": "buffer_bytes",
-    "gradients": "gradient_bytes",
-    "activations": "activation_bytes",
-    "optimizer state": "optimizer_bytes",
-}
 FORMS = {
     "parameters": ("total_parameters", "inference_parameters", "{:,.0f}", 1),
     "size, MiB": ("trained_form_bytes", "inference_form_bytes", "{:,.1f}", 1 / MEBIBYTE),
@@ -76,10 +67,8 @@ def explain(record: RunRecord, console: Console) -> None:
         console.print(f"{record.metric} {record.score:.2f} % of {record.evaluation_examples} examples")
     if record.error is not None:
         console.print(f"{record.status}: {record.error}", markup=False)
-    memory = {label: getattr(record, column) for label, column in CAUSES.items()}
-    bars(
-        console, "Memory by cause, MiB", {label: size / MEBIBYTE for label, size in memory.items() if size is not None}
-    )
+    memory = {label: size / MEBIBYTE for label, size in memory_by_cause(record).items()}
+    bars(console, "Memory by cause, MiB", memory)
     bars(console, "Time by phase, s", record.phase_seconds)
     console.print(*_compute(record), sep="\n")
     console.print(_forms(record))

