@@ -58,6 +58,7 @@ class Meters:
         self._utilisation = Utilisation()
         self._failures: dict[str, str] = {}
         self._base_parameters: list[Tensor] = []
+        self._base: forgetting.Observation | None = None
         self._flops: FlopsByShape | None = None
         self._latency: Latency | None = None
         self._fingerprint: list[tuple[str, ...]] = []
@@ -78,6 +79,7 @@ class Meters:
             self._record.base_forward_flops_512_tokens = flops.of(1, REFERENCE_TOKENS).forward
 
         self._attempt("compute", compute)
+        self._attempt("forgetting", self._note_base)
 
     def before_training(self, loop: TrainingLoop, backbone: Backbone, runner: Accelerator) -> None:
         """The attached model before its first step: memory by cause, FLOPs by shape, distance from the base."""
@@ -234,7 +236,8 @@ class Meters:
     def _remembered(self, form: str, count: Callable[[], FlopsByShape]) -> FlopsByShape:
         """Counted once per process for one form of this method on this model: FLOPs do not depend on the seed."""
         settings = self._plan.settings
-        what = {"method": settings.method, "model": asdict(settings.model), "outputs": self._plan.task.outputs}
+        method = None if form == "base" else dict(settings.method)
+        what = {"method": method, "model": asdict(settings.model), "outputs": self._plan.task.outputs}
         key = digest({"form": form, "precision": self._record.precision} | what)
         if key not in _FLOPS:
             _FLOPS[key] = count()
@@ -244,15 +247,21 @@ class Meters:
         kept, samples = self._record.activation_bytes, self._record.probe_batch_size
         return None if kept is None or samples is None else kept / samples
 
-    def _against_base(self, backbone: Backbone, runner: Accelerator) -> forgetting.Forgetting:
-        model, hardware = self._plan.settings.model, self._plan.hardware
-        base = forgetting.base_observation(model, self._plan.task.outputs, hardware.device, hardware.precision)
-        self._record.base_language_loss = base.language_loss
-        if base.language_loss is None:
-            reason = forgetting.language_head_reason(model) or ""
+    def _note_base(self) -> None:
+        """What the untouched model makes of the passages."""
+        self._base = forgetting.base_observation(
+            self._plan.settings.model, self._plan.task.outputs, self._record.device, self._record.precision
+        )
+        self._record.base_language_loss = self._base.language_loss
+        reason = forgetting.language_head_reason(self._plan.settings.model)
+        if reason is not None:
             names = ("base_language_loss", "language_loss_rise_start", "language_loss_rise")
             self._record.reasons |= dict.fromkeys(names, reason)
-        return forgetting.compare(base, forgetting.observe(backbone, model, runner.device, runner.autocast()))
+
+    def _against_base(self, backbone: Backbone, runner: Accelerator) -> forgetting.Forgetting:
+        assert self._base is not None
+        adapted = forgetting.observe(backbone, self._plan.settings.model, runner.device, runner.autocast())
+        return forgetting.compare(self._base, adapted)
 
     def _attempt(self, meter: str, measure: Callable[[], None]) -> None:
         """Run a meter that is switched on; an error becomes the reason of its columns."""
