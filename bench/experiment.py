@@ -78,11 +78,11 @@ def execute(plan: Plan, console: Console) -> RunRecord:
             raise
         except BaseException as error:
             _close_failed(record, error, folder)
+            meters.close()
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
         finally:
             if record.status != "open":
-                meters.close()
                 _close(record, folder)
     return record
 

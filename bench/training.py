@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -156,8 +157,9 @@ class TrainingLoop:
 
     def longest_batch(self) -> Batch:
         """The forward pass of this run that is padded to the greatest length, on the device."""
-        return collate(self._examples, self.longest_batch_indices(), self._padding_id).on(self._accelerator.device)
+        return collate(self._examples, self.longest_batch_indices, self._padding_id).on(self._accelerator.device)
 
+    @functools.cached_property
     def longest_batch_indices(self) -> NDArray[np.int64]:
         """The examples of that pass, its longest last."""
         lengths = self._examples.lengths

@@ -134,6 +134,18 @@ def test_a_record_has_every_column_or_its_reason(sample: RunCommand, tmp_path: P
     assert record.forms_differ is False
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_every_method_can_be_measured(sample: RunCommand, tmp_path: Path) -> None:
+    done = sample("-m", f"method={','.join(METHODS)}", timeout=2300)
+    assert done.returncode == 0, done.stdout[-2000:]
+    for record in (found := records(tmp_path / "results")).values():
+        failures = {column: reason for column, reason in record.reasons.items() if "Error" in reason}
+        assert not failures, record.method
+        assert record.forms_differ is False, (record.method, record.form_max_relative_difference)
+    assert {record.method for record in found.values()} == set(METHODS)
+
+
 def test_the_figures_of_a_record_fit_together(sample: RunCommand, tmp_path: Path) -> None:
     sample("method=lora")
     _, record = the_record(tmp_path / "results")

@@ -29,7 +29,7 @@ def samples_per_second(loop: TrainingLoop, device: str, bytes_per_example: float
     import torch
 
     free = memory.available(device)
-    longest = int(loop.longest_batch_indices()[-1])
+    longest = int(loop.longest_batch_indices[-1])
     found: dict[int, float] = {}
     size = 1
     while size <= LARGEST and (device == "cuda" or _fits(size, bytes_per_example, free)):

@@ -231,7 +231,9 @@ class Meters:
             return f"measure.{meter}=false"
         if meter == "energy" and self._energy is not None and self._energy.reason is not None:
             return self._energy.reason
-        return self._failures.get(meter, f"the run was {self._record.status} before it")
+        status = self._record.status
+        unknown = "this machine does not tell" if status == "complete" else f"the run was {status} before it"
+        return self._failures.get(meter, unknown)
 
     def _remembered(self, form: str, count: Callable[[], FlopsByShape]) -> FlopsByShape:
         """Counted once per process for one form of this method on this model: FLOPs do not depend on the seed."""

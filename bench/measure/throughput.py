@@ -149,5 +149,6 @@ def seconds_to_quality(losses: Sequence[float], seconds: Sequence[float]) -> flo
         return None
     window = max(1, len(losses) // QUALITY_SHARE)
     means = [statistics.fmean(losses[end - window : end]) for end in range(window, len(losses) + 1)]
-    reached = next(index for index, mean in enumerate(means) if mean <= QUALITY_MARGIN * means[-1])
+    near_enough = (index for index, mean in enumerate(means) if mean <= QUALITY_MARGIN * means[-1])
+    reached = next(near_enough, len(means) - 1)
     return seconds[reached + window - 1]
