@@ -53,15 +53,15 @@ def test_probes_leave_no_trace_in_any_method(name: str) -> None:
     training = loop(method)
     before, flags = state_of(training), flags_of(method.backbone.model)
     longest = training.longest_batch()
-    kept, gradients = probe.activations_and_gradients(training, longest)
-    flops = probe.training_flops(training, longest)
+    largest = probe.one_pass(training, longest)
+    flops = probe.training_flops(training, longest, largest)
     probe.inference_flops(method.backbone.model, longest)
     assert same(state_of(training), before)
     assert same(flags_of(method.backbone.model), flags)
     assert all(parameter.grad is None for parameter in method.backbone.model.parameters())
     trained = [parameter for parameter in method.backbone.model.parameters() if parameter.requires_grad]
-    assert 0 < gradients <= memory_causes.storage_bytes(trained)
-    assert kept > 0
+    assert 0 < largest.gradient_bytes <= memory_causes.storage_bytes(trained)
+    assert largest.activation_bytes > 0
     assert 0 < flops.of(6, 9).backward <= 2.1 * flops.of(6, 9).forward
 
 

@@ -83,6 +83,15 @@ def test_stored_figures_are_not_measured_again(tmp_path: Path, marker: MachineRe
     path = tmp_path / f"{marker.machine_id}.json"
     path.write_text(json.dumps(asdict(marker)))
     assert stored(tmp_path, "cpu", "fp32") == marker
+    assert stored(tmp_path, "cpu", "fp32", marker.matmul_flops_per_second / 2) == marker
+
+
+def test_figures_that_a_run_surpassed_are_measured_again(tmp_path: Path, marker: MachineReference) -> None:
+    path = tmp_path / f"{marker.machine_id}.json"
+    path.write_text(json.dumps(asdict(marker)))
+    renewed = stored(tmp_path, "cpu", "fp32", 2 * marker.matmul_flops_per_second)
+    assert renewed != marker
+    assert stored(tmp_path, "cpu", "fp32") == renewed
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ the reason why its columns are null. What the meters cost outside the timed phas
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
@@ -83,18 +84,18 @@ class Meters:
 
     def before_training(self, loop: TrainingLoop, backbone: Backbone, runner: Accelerator) -> None:
         """The attached model before its first step: memory by cause, FLOPs by shape, distance from the base."""
-        record = self._record
+        record, batch = self._record, loop.longest_batch()
+        largest = functools.cache(lambda: probe.one_pass(loop, batch))
 
         def memory() -> None:
-            batch = loop.longest_batch()
             record.probe_batch_size, record.probe_length = batch.shape
             weights = memory_causes.weights(backbone.model, self._base_parameters)
             record.base_weight_bytes, record.method_weight_bytes = weights.base, weights.method
             record.buffer_bytes = weights.buffers
-            record.activation_bytes, record.gradient_bytes = probe.activations_and_gradients(loop, batch)
+            record.activation_bytes, record.gradient_bytes = largest().activation_bytes, largest().gradient_bytes
 
         def compute() -> None:
-            self._flops = self._remembered("training", lambda: probe.training_flops(loop, loop.longest_batch()))
+            self._flops = self._remembered("training", lambda: probe.training_flops(loop, batch, largest()))
             record.forward_flops_512_tokens = self._flops.of(1, REFERENCE_TOKENS).forward
 
         def forgetting_at_start() -> None:
@@ -196,8 +197,10 @@ class Meters:
         """The machine's own pace, measured if it is not known yet."""
 
         def pace() -> None:
-            machine = reference.stored(CACHE / "machines", self._record.device, self._record.precision)
-            derived.note_reference(self._record, machine, description(self._record.device))
+            record, folder = self._record, CACHE / "machines"
+            achieved = record.achieved_flops_per_second or 0.0
+            machine = reference.stored(folder, record.device, record.precision, achieved)
+            derived.note_reference(record, machine, description(record.device))
 
         self._attempt("reference", pace)
 

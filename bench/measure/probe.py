@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.batching import Batch
@@ -55,30 +56,36 @@ class _Attributes:
             group.update(members)
 
 
-def activations_and_gradients(loop: TrainingLoop, batch: Batch) -> tuple[int, int]:
-    """Bytes that one pass keeps for its backward pass, and bytes of the gradients that this leaves."""
-    import torch
+@dataclass(frozen=True)
+class Pass:
+    """What one forward and backward pass showed."""
 
+    shape: tuple[int, int]
+    activation_bytes: int
+    gradient_bytes: int
+    flops: Flops
+
+
+def one_pass(loop: TrainingLoop, batch: Batch) -> Pass:
+    """Bytes kept for the backward pass, bytes of the gradients that this leaves, and FLOPs."""
     model = loop.model
     with without_trace(model):
         with memory_causes.watching(model) as saved:
-            loss = loop.loss(batch)
-        kept = saved.bytes
-        torch.autograd.backward(loss)
-        return kept, memory_causes.gradients(model)
+            flops = compute.of_training(lambda: loop.loss(batch))
+        return Pass(batch.shape, saved.bytes, memory_causes.gradients(model), flops)
 
 
-def training_flops(loop: TrainingLoop, batch: Batch) -> FlopsByShape:
-    """FLOPs of the run's passes by shape. Raises ValueError where `batch`, counted as well, disagrees."""
+def training_flops(loop: TrainingLoop, batch: Batch, check: Pass) -> FlopsByShape:
+    """FLOPs of the run's passes by shape. Raises ValueError where `check`, another pass, disagrees."""
 
-    def count(some: Batch) -> Flops:
+    def count(samples: int, length: int) -> Flops:
         loop.model.zero_grad(set_to_none=True)
-        return compute.of_training(lambda: loop.loss(some))
+        return compute.of_training(lambda: loop.loss(resized(batch, samples, length)))
 
     with without_trace(loop.model):
-        found = compute.by_shape(lambda samples, length: count(resized(batch, samples, length)))
-        if not found.agrees_with(count(batch), *batch.shape):
-            raise ValueError("the FLOPs of this method do not follow from the batch's shape")
+        found = compute.by_shape(count)
+    if not found.agrees_with(check.flops, *check.shape):
+        raise ValueError("the FLOPs of this method do not follow from the batch's shape")
     return found
 
 
