@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.measure import composites, memory, reference
+from bench.measure.phases import MEASURE
 from bench.measure.throughput import percentile, seconds_to_quality
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def note_curve(record: RunRecord, losses: Sequence[float], seconds: Sequence[flo
 
 def note_phases(record: RunRecord, phases: Phases) -> None:
     """Time and memory of the phases so far."""
-    record.phase_seconds = dict(phases.seconds)
+    ran = {name: seconds for name, seconds in phases.seconds.items() if name != MEASURE}
+    record.phase_seconds = ran | {MEASURE: phases.seconds.get(MEASURE, 0.0)}
     record.phase_peak_memory_bytes = dict(phases.peak_memory_bytes)
     record.train_seconds = phases.seconds.get("train")
     record.peak_memory_bytes = memory.headline(phases.peak_memory_bytes.get("train", {}))
