@@ -58,15 +58,22 @@ def accelerator(device: str, precision: str) -> Accelerator:
 
 
 def store_frozen_in(model: Any, precision: str) -> None:
-    """Keep frozen weights in half precision where the run computes in it; what trains stays in float32."""
+    """Keep frozen weights in half precision where the run computes in it; what trains stays in float32.
+
+    A norm of which a part trains stays whole: its kernel takes no weight and bias of two types.
+    """
     import torch
 
     if precision == "fp32":
         return
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if any(parameter.requires_grad for parameter in own) and all(parameter.ndim == 1 for parameter in own):
+            continue
+        for parameter in own:
+            if not parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
 
 
 class TrainingLoop:

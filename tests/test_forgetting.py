@@ -177,11 +177,13 @@ def test_a_model_that_was_observed_trains_as_if_it_had_not_been(name: str, encod
     assert all(torch.equal(p, expected[n]) for n, p in observed.backbone.model.named_parameters())
 
 
-def test_lora_in_half_precision_starts_at_the_base_of_that_precision(encoder: ModelSettings) -> None:
-    method = attached("lora", encoder)
+@pytest.mark.parametrize("name", ["lora", "bitfit", "full"])
+def test_a_method_in_half_precision_starts_at_the_base_as_the_run_stores_it(name: str, encoder: ModelSettings) -> None:
+    method = attached(name, encoder)
     store_frozen_in(method.backbone.model, "bf16")
     start = observe(method.backbone, encoder, "cpu", accelerator("cpu", "bf16").autocast())
-    found = compare(base_observation(encoder, OUTPUTS, "cpu", "bf16"), start)
+    trained = frozenset(n for n, p in method.backbone.model.named_parameters() if p.requires_grad)
+    found = compare(base_observation(encoder, OUTPUTS, "cpu", "bf16", trained), start)
     assert (found.feature_distance, found.language_loss_rise) == (0, 0)
     assert compare(base_observation(encoder, OUTPUTS, "cpu", "fp32"), start).feature_distance > 0
 

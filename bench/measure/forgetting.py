@@ -78,11 +78,14 @@ def language_head_reason(settings: ModelSettings) -> str | None:
     return head if isinstance(head, str) else None
 
 
-@functools.lru_cache(maxsize=4)
-def base_observation(settings: ModelSettings, outputs: int, device: str, precision: str) -> Observation:
-    """The untouched model, computed in `precision` from weights stored as a run stores frozen ones.
+@functools.lru_cache(maxsize=8)
+def base_observation(
+    settings: ModelSettings, outputs: int, device: str, precision: str, trained: frozenset[str] = frozenset()
+) -> Observation:
+    """The untouched model, computed in `precision` from weights stored as a run stores them.
 
-    The model's random head plays no part in it.
+    `trained` names the pretrained tensors that the run trains and so keeps in float32. The model's random head plays no
+    part in it.
     """
     import torch
 
@@ -90,7 +93,8 @@ def base_observation(settings: ModelSettings, outputs: int, device: str, precisi
 
     with torch.random.fork_rng(devices=[]):
         base = fresh(settings, outputs)
-    base.model.requires_grad_(False)
+    for name, parameter in base.model.named_parameters():
+        parameter.requires_grad_(name in trained)
     store_frozen_in(base.model, precision)
     runner = accelerator(device, precision)
     base.model.to(runner.device)

@@ -58,7 +58,7 @@ class Meters:
         self._energy: EnergyMeter | None = None
         self._utilisation = Utilisation()
         self._failures: dict[str, str] = {}
-        self._base_parameters: list[Tensor] = []
+        self._pretrained: dict[str, Tensor] = {}
         self._base: forgetting.Observation | None = None
         self._flops: FlopsByShape | None = None
         self._latency: Latency | None = None
@@ -72,7 +72,7 @@ class Meters:
     def pretrained(self, base: Backbone, examples: Examples) -> None:
         """The untouched model: which tensors are pretrained, what a forward pass costs."""
         anatomy = base.anatomy
-        self._base_parameters = [tensor for name, tensor in base.model.named_parameters() if not anatomy.is_head(name)]
+        self._pretrained = {name: tensor for name, tensor in base.model.named_parameters() if not anatomy.is_head(name)}
 
         def compute() -> None:
             batch = collate(examples, np.arange(1), base.padding_id)
@@ -80,7 +80,6 @@ class Meters:
             self._record.base_forward_flops_512_tokens = flops.of(1, REFERENCE_TOKENS).forward
 
         self._attempt("compute", compute)
-        self._attempt("forgetting", self._note_base)
 
     def before_training(self, loop: TrainingLoop, backbone: Backbone, runner: Accelerator) -> None:
         """The attached model before its first step: memory by cause, FLOPs by shape, distance from the base."""
@@ -89,7 +88,7 @@ class Meters:
 
         def memory() -> None:
             record.probe_batch_size, record.probe_length = batch.shape
-            weights = memory_causes.weights(backbone.model, self._base_parameters)
+            weights = memory_causes.weights(backbone.model, self._pretrained.values())
             record.base_weight_bytes, record.method_weight_bytes = weights.base, weights.method
             record.buffer_bytes = weights.buffers
             record.activation_bytes, record.gradient_bytes = largest().activation_bytes, largest().gradient_bytes
@@ -99,6 +98,7 @@ class Meters:
             record.forward_flops_512_tokens = self._flops.of(1, REFERENCE_TOKENS).forward
 
         def forgetting_at_start() -> None:
+            self._note_base()
             found = self._against_base(backbone, runner)
             record.feature_cka_start, record.feature_distance_start = found.feature_cka, found.feature_distance
             record.language_loss_rise_start = found.language_loss_rise
@@ -253,9 +253,12 @@ class Meters:
         return None if kept is None or samples is None else kept / samples
 
     def _note_base(self) -> None:
-        """What the untouched model makes of the passages."""
+        """What the untouched model, stored as this run stores it, makes of the passages."""
+        record, model = self._record, self._plan.settings.model
+        in_half = record.precision != "fp32"
+        trained = frozenset(name for name, tensor in self._pretrained.items() if in_half and tensor.requires_grad)
         self._base = forgetting.base_observation(
-            self._plan.settings.model, self._plan.task.outputs, self._record.device, self._record.precision
+            model, self._plan.task.outputs, record.device, record.precision, trained
         )
         self._record.base_language_loss = self._base.language_loss
         reason = forgetting.language_head_reason(self._plan.settings.model)

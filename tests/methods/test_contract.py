@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from bench.anatomy import Anatomy
+from bench.evaluation import outputs
 from bench.measure import parameters
+from bench.measure.inference import difference
 from bench.measure.throughput import StepClock
 from bench.settings import TrainingSettings
-from bench.training import TrainingLoop, accelerator
+from bench.training import TrainingLoop, accelerator, store_frozen_in
 from methods.base import Method, trainable
 from tasks.base import Examples
 from tests.conftest import METHODS
@@ -203,3 +205,18 @@ def test_roles_are_found_in_every_family() -> None:
         f"bert.encoder.layer.{i}.attention.self.query" for i in range(LAYERS)
     ]
     assert len(anatomy.match(["attention", "ffn"])) == 6 * LAYERS
+
+
+@every_method
+def test_a_run_in_half_precision_trains_and_serves(name: str) -> None:
+    method = attached(name)
+    store_frozen_in(method.backbone.model, "bf16")
+    runner = accelerator("cpu", "bf16")
+    settings = TrainingSettings(learning_rate=method.learning_rate, epochs=1, max_length=16, batch_size=BATCH)
+    training = TrainingLoop(method, examples(), settings, runner, STEPS, seed=3)
+    assert np.isfinite(training.run(StepClock("cpu"), lambda point: None))
+    training.release()
+    trained = outputs(method.backbone.model, examples(), 8, runner.device, runner.autocast())
+    method.finish()
+    served = outputs(method.backbone.model, examples(), 8, runner.device, runner.autocast())
+    assert not difference({"": trained}, {"": served}).exceeds("bf16")
