@@ -110,8 +110,16 @@ class MonteCarloLora(LibraryMethod):
         model = self.backbone.model
         return model.base_model._get_monteclora_loss() if model.training else None
 
+    def before_step(self, step: int) -> None:
+        """Begin with noise of the training's own random state, whatever was drawn before."""
+        if step == 0:
+            self._drop_drawn_noise()
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Drop the noise that was drawn in advance at the start; with `buffer_size` 1 a resumed run is exact."""
+        """With `buffer_size` 1 no noise is drawn in advance, and a resumed run is exact."""
+        self._drop_drawn_noise()
+
+    def _drop_drawn_noise(self) -> None:
         from peft.tuners.lora.monteclora import BufferedMontecloraSampler, MontecloraSampler
 
         for module in self.backbone.model.modules():

@@ -39,7 +39,7 @@ from tests.conftest import METHODS
 from tests.methods.conftest import SEED, STEPS, batch, method_named
 
 OUTPUTS = 3
-REASSEMBLED = ("deft_injection", "frod", "hra", "olora", "orthogonal_lora", "pissa")
+REASSEMBLED = ("deft_injection", "frod", "hra", "olora", "orthogonal_lora", "osf", "pissa")
 """Methods that put the pretrained weight together from parts: equal to it but for rounding."""
 
 every_method = pytest.mark.parametrize("name", METHODS)

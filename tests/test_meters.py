@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from bench.measure import inference, memory_causes, probe
+from bench.measure.throughput import StepClock
 from bench.record import RunRecord
 from tests.conftest import METHODS, ROOT, RunCommand, records, the_record
 from tests.methods.conftest import attached
@@ -63,6 +64,21 @@ def test_probes_leave_no_trace_in_any_method(name: str) -> None:
     assert 0 < largest.gradient_bytes <= memory_causes.storage_bytes(trained)
     assert largest.activation_bytes > 0
     assert 0 < flops.of(6, 9).backward <= 2.1 * flops.of(6, 9).forward
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_probed_method_trains_as_if_it_had_not_been_probed(name: str) -> None:
+    after = []
+    for probed in (True, False):
+        method = attached(name)
+        training = loop(method)
+        if probed:
+            longest = training.longest_batch()
+            probe.training_flops(training, longest, probe.one_pass(training, longest))
+        torch.manual_seed(1)
+        training.run(StepClock("cpu"), lambda point: None, until=3)
+        after.append(state_of(training))
+    assert same(after[0], after[1])
 
 
 def test_the_longest_batch_is_the_longest_of_the_run() -> None:
