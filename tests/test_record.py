@@ -166,3 +166,11 @@ def test_a_full_disk_is_refused_before_training(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("bench.store.MINIMUM_FREE_BYTES", 2**80)
     with pytest.raises(StorageError, match="MiB left"):
         Store(tmp_path).check_writable()
+
+
+def test_a_record_of_version_1_is_read_with_what_it_lacks_as_null() -> None:
+    values = plain(record())
+    for later in ("activation_bytes", "feature_cka", "batch_samples_per_second"):
+        del values[later]
+    old = read(values | {"schema_version": 1})
+    assert (old.score, old.activation_bytes, old.feature_cka, old.batch_samples_per_second) == (80.5, None, None, {})
