@@ -1,4 +1,4 @@
-"""The pretrained model and its tokenizer, loaded once per process and handed out fresh for every run."""
+"""The pretrained model and what prepares its input, loaded once per process and handed out fresh for every run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import functools
 import hashlib
 import importlib.util
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,28 +16,41 @@ from typing import TYPE_CHECKING, Any
 from bench import hub
 from bench.anatomy import Anatomy
 from bench.errors import SettingsError, one_line
+from bench.kinds import KINDS, Kind
+from tasks.images import ImageFormat
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from bench.settings import ModelSettings
 
 HEAD_DROPOUT_NAMES = ("cls_dropout", "classifier_dropout", "summary_first_dropout")
+MODEL_CLASSES = {
+    "sequence": ("AutoModelForSequenceClassification", "a model that reads text"),
+    "span_pair": ("AutoModelForSequenceClassification", "a model that reads text"),
+    "language": ("AutoModelForCausalLM", "a decoder"),
+    "image": ("AutoModelForImageClassification", "a model that reads images"),
+}
+"""For each model of a kind the class of transformers that loads it, and what is missing where it cannot."""
 
 
 @dataclass
 class Backbone:
-    """A task model with its tokenizer; a method may wrap or replace `model`."""
+    """A task model, the tokenizer or image format that prepares its input, and the kind of task that it serves.
+
+    A method may wrap or replace `model`.
+    """
 
     model: Any
-    tokenizer: PreTrainedTokenizerBase
+    preprocessor: Any
     anatomy: Anatomy
     source: str
+    kind: str = "classification"
 
-    @property
-    def padding_id(self) -> int:
-        """The token id that fills the end of short examples."""
-        return int(self.tokenizer.pad_token_id or 0)
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The task's loss, a scalar."""
+        return KINDS[self.kind].loss(logits, labels)
 
 
 @dataclass(frozen=True)
@@ -97,28 +111,35 @@ def check_available(settings: ModelSettings) -> None:
         )
 
 
-def skeleton(settings: ModelSettings, outputs: int) -> Anatomy:
-    """The anatomy of the task model with shapes but without weights (on the meta device); reads only the config."""
+def skeleton(settings: ModelSettings, kind: str, outputs: int) -> Anatomy:
+    """The anatomy of the task model with shapes but without weights (on the meta device); reads only the config.
+
+    Raises SettingsError if the model cannot do this kind of task.
+    """
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     config = _config(settings, outputs)
+    model_class = _model_class(settings, KINDS[kind], config)
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = _with_head(model_class.from_config(config), KINDS[kind], config.model_type)
     return Anatomy(model, config.model_type)
 
 
-def fresh(settings: ModelSettings, outputs: int) -> Backbone:
+def fresh(settings: ModelSettings, kind: str, outputs: int) -> Backbone:
     """A copy of the pretrained model whose head is newly initialised from torch's current random state."""
     import torch
 
-    pretrained, tokenizer = _load(settings, outputs)
-    model = copy.deepcopy(pretrained)
+    model = copy.deepcopy(_load(settings, kind, outputs))
     anatomy = Anatomy(model, model.config.model_type)
     with torch.no_grad():
         for name in anatomy.head:
             model.get_submodule(name).apply(model._init_weights)
-    return Backbone(model, tokenizer, anatomy, settings.repository)
+    return Backbone(model, preprocessor(settings, kind), anatomy, settings.repository, kind)
+
+
+def preprocessor(settings: ModelSettings, kind: str) -> PreTrainedTokenizerBase | ImageFormat:
+    """What turns an example into the model's input: its tokenizer, or the format of its images."""
+    return _image_format(settings) if KINDS[kind].reads_images else tokenizer(settings)
 
 
 def tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -181,17 +202,39 @@ def _config(settings: ModelSettings, outputs: int) -> Any:
     return config
 
 
-@functools.lru_cache(maxsize=2)
-def _load(settings: ModelSettings, outputs: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Pretrained task model in float32 on the CPU, and tokenizer."""
-    from transformers import AutoModelForSequenceClassification
+def _model_class(settings: ModelSettings, kind: Kind, config: Any) -> Any:
+    """The class of transformers that loads this model for this kind of task. Raises SettingsError if there is none."""
+    import transformers
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
-    tokenizer = _tokenizer(settings)
-    model, absent = _pretrained(AutoModelForSequenceClassification, _config(settings, outputs), settings)
+    name, needed = MODEL_CLASSES[kind.model]
+    model_class = getattr(transformers, name)
+    served = type(config) in model_class._model_mapping
+    if kind.model == "language" and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        served = False
+    if not served:
+        raise SettingsError(f"The task needs {needed}; model={settings.name} ({config.model_type}) is none.")
+    return model_class
+
+
+def _with_head(model: Any, kind: Kind, model_type: str) -> Any:
+    """The task model: as transformers makes it, or the backbone under a head of our own."""
+    if kind.model != "span_pair":
+        return model
+    from bench.span_pair import SpanPairModel
+
+    return SpanPairModel(model, Anatomy(model, model_type).family.backbone)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(settings: ModelSettings, kind: str, outputs: int) -> PreTrainedModel:
+    """Pretrained task model in float32 on the CPU."""
+    config = _config(settings, outputs)
+    model, absent = _pretrained(_model_class(settings, KINDS[kind], config), config, settings)
     _require_all_but_the_head(model, absent, settings)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
+    if not KINDS[kind].reads_images and model.config.pad_token_id is None:
+        model.config.pad_token_id = _tokenizer(settings).pad_token_id
+    return _with_head(model, KINDS[kind], config.model_type)
 
 
 def _pretrained(model_class: Any, config: Any, settings: ModelSettings) -> tuple[Any, set[str]]:
@@ -234,6 +277,19 @@ def _tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _image_format(settings: ModelSettings) -> ImageFormat:
+    """Size, mean and standard deviation that the model was pretrained with, from its own preprocessor's settings."""
+    from transformers.utils import cached_file
+
+    if settings.image_size is None:
+        raise SettingsError(f"model '{settings.name}' needs model.image_size=PIXELS.")
+    where = origin(settings)
+    with _loading(settings):
+        found = cached_file(where.path, "preprocessor_config.json", **where.arguments)
+        stored = json.loads(Path(str(found)).read_text("utf-8"))
+    return ImageFormat(settings.image_size, tuple(stored["image_mean"]), tuple(stored["image_std"]))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A model over the reported splits: its outputs in the splits' own order, and what the task makes of them."""
+"""A model over the reported splits: its answers in the splits' own order, and what the task makes of them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.batching import collate, evaluation_order
+from bench.batching import evaluation_order
 from bench.errors import Diverged
+from bench.generation import Completion, Decoding, complete
+from bench.kinds import KINDS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from numpy.typing import NDArray
 
     from bench.backbone import Backbone
-    from tasks.base import Examples, Scores, Task
+    from tasks.base import Columns, Examples, Scores, Task
+    from tasks.batch import Batch
+    from tasks.examples import ContinuationExamples
+
+COMPARED_PROMPTS = 64
+"""Of a generation task, so many prompts' next-token logits are kept, for the comparison of two forms."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a split's completions took: tokens made, and the share of texts that the limit ended."""
+
+    new_tokens: int
+    truncated_share: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One form of a model on the reported splits: outputs and predictions per split, scores, seconds of the outputs."""
+    """One form of a model on the reported splits: outputs and predictions per split, scores, seconds of the answers."""
 
     outputs: dict[str, NDArray[np.float32]]
-    predictions: dict[str, NDArray[Any]]
+    predictions: dict[str, Columns]
     scores: Scores
     seconds: float
-
-    @property
-    def examples(self) -> int:
-        """Examples over all splits."""
-        return sum(len(outputs) for outputs in self.outputs.values())
+    examples: int
+    generation: Generation | None = None
 
 
 def evaluate(
@@ -41,37 +53,102 @@ def evaluate(
 ) -> Evaluation:
     """Score the model as it is now. Raises Diverged if an output is not finite."""
     start = time.perf_counter()
-    found = {
-        split: outputs(base.model, examples, batch_size, runner.device, runner.autocast(), base.padding_id)
+    if KINDS[base.kind].answers == "completions":
+        answers: dict[str, Any] = _completions(task, base, reported, batch_size, runner)
+    else:
+        answers = answers_of(base, reported, batch_size, runner)
+    seconds = time.perf_counter() - start
+    predictions = {split: task.predict(values, reported[split]) for split, values in answers.items()}
+    scores = task.score(predictions, reported)
+    examples = sum(len(split) for split in reported.values())
+    if KINDS[base.kind].answers == "completions":
+        outputs = answers_of(base, reported, batch_size, runner)
+        made = [completion for split in answers.values() for completion in split]
+        return Evaluation(outputs, predictions, scores, seconds, examples, _summary(made))
+    return Evaluation(answers, predictions, scores, seconds, examples)
+
+
+def answers_of(
+    base: Backbone, reported: Mapping[str, Examples], batch_size: int, runner: Accelerator
+) -> dict[str, NDArray[np.float32]]:
+    """What is compared between two forms of a model: head outputs, log-likelihoods, or the next token's logits."""
+    return {
+        split: outputs(base, examples, batch_size, runner.device, runner.autocast())
         for split, examples in reported.items()
     }
-    seconds = time.perf_counter() - start
-    predictions = {split: task.predict(values) for split, values in found.items()}
-    scores = task.score(predictions, {split: examples.labels for split, examples in reported.items()})
-    return Evaluation(found, predictions, scores, seconds)
 
 
 def outputs(
-    model: Any,
-    examples: Examples,
-    batch_size: int,
-    device: Any,
-    autocast: AbstractContextManager[Any],
-    padding_id: int = 0,
+    base: Backbone, examples: Examples, batch_size: int, device: Any, autocast: AbstractContextManager[Any]
 ) -> NDArray[np.float32]:
-    """Head outputs, shape (examples, outputs), float32. Raises Diverged if one is not finite."""
+    """Head outputs, (examples, outputs); log-likelihoods, (continuations,); or the logits of the token after some of
+    the prompts, (prompts, vocabulary). All float32. Raises Diverged if one is not finite.
+    """
     import torch
 
+    answers = KINDS[base.kind].answers
+    if answers == "likelihoods":
+        return _log_likelihoods(base, examples, batch_size, device, autocast)  # type: ignore[arg-type]
     batches = evaluation_order(examples.lengths, batch_size)
-    model.eval()
+    if answers == "completions":
+        batches = evaluation_order(examples.lengths[:COMPARED_PROMPTS], batch_size)
+    base.model.eval()
     collected = []
     with torch.inference_mode(), autocast:
         for indices in batches:
-            inputs = collate(examples, indices, padding_id).on(device).inputs
-            del inputs["labels"]
-            collected.append(model(**inputs).logits.float())
-    result = np.empty((len(examples), collected[0].shape[1]), np.float32)
-    result[np.concatenate(batches)] = torch.cat(collected).cpu().numpy()
-    if not np.isfinite(result).all():
+            batch = examples.question(indices).on(device)
+            collected.append(head_outputs(base.model, batch))
+    found = torch.cat(collected).cpu().numpy()
+    result = np.empty_like(found)
+    result[np.concatenate(batches)] = found
+    return _finite(result)
+
+
+def head_outputs(model: Any, batch: Batch) -> Any:
+    """A tensor (examples, outputs), float32: one row per example, or the logits after its last token."""
+    logits = model(**batch.unlabelled).logits.float()
+    return logits[:, -1] if logits.ndim == 3 else logits.view(batch.samples, -1)
+
+
+def _log_likelihoods(
+    base: Backbone,
+    examples: ContinuationExamples,
+    batch_size: int,
+    device: Any,
+    autocast: AbstractContextManager[Any],
+) -> NDArray[np.float32]:
+    """The log-likelihood of every continuation given its context, in nats, shape (continuations,)."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    base.model.eval()
+    result = np.empty(examples.first_rows[-1], np.float32)
+    with torch.inference_mode(), autocast:
+        for indices in evaluation_order(examples.lengths, batch_size):
+            batch = examples.question(indices).on(device)
+            labels = batch.inputs["labels"]
+            logits = base.model(**batch.unlabelled).logits[:, -labels.shape[1] : -1].float()
+            losses = cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
+            result[examples.rows(indices)] = -losses.sum(1).cpu().numpy()
+    return _finite(result)
+
+
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(values).all():
         raise Diverged("the model's outputs are not finite")
-    return result
+    return values
+
+
+def _completions(
+    task: Any, base: Backbone, reported: Mapping[str, Examples], batch_size: int, runner: Accelerator
+) -> dict[str, list[Completion]]:
+    decoding = Decoding(task.max_new_tokens, task.stops)
+    return {
+        split: complete(base, examples, decoding, batch_size, runner.device, runner.autocast())
+        for split, examples in reported.items()
+    }
+
+
+def _summary(completions: list[Completion]) -> Generation:
+    truncated = sum(completion.truncated for completion in completions)
+    return Generation(sum(completion.new_tokens for completion in completions), truncated / len(completions))

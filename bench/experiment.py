@@ -8,7 +8,7 @@ import gc
 import importlib
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ import yaml
 from bench import backbone, provenance
 from bench.errors import Diverged, SettingsError, UserError, one_line
 from bench.identity import settings_id
+from bench.kinds import KINDS
 from bench.measure import derived, memory_causes, parameters
 from bench.measure.meters import Meters
 from bench.measure.phases import MEASURE, Phases
@@ -105,12 +106,15 @@ def checked_method(plan: Plan) -> Method:
     if plan.task.kind not in method.kinds:
         served = ", ".join(sorted(method.kinds))
         raise SettingsError(f"method={plan.names.method} serves {served}; task={plan.names.task} is {plan.task.kind}.")
-    method.check(backbone.skeleton(plan.settings.model, plan.task.outputs))
+    method.check(backbone.skeleton(plan.settings.model, plan.task.kind, plan.task.outputs))
     return method
 
 
 def _recipe(run: Run) -> None:
-    """Load, encode, attach, train, save, evaluate, merge; and measure in between."""
+    """Load, encode, attach, train, save, evaluate, merge; and measure in between.
+
+    A task that scores the inference form is evaluated after the merge.
+    """
     from bench.evaluation import evaluate
 
     plan, method, record, phases, meters = run.plan, run.method, run.record, run.phases, run.meters
@@ -118,13 +122,15 @@ def _recipe(run: Run) -> None:
 
     with phases("load"):
         seed_everything(settings.seed, "head")
-        base = backbone.fresh(settings.model, task.outputs)
+        base = backbone.fresh(settings.model, task.kind, task.outputs)
         record.model_sha256 = backbone.weights_sha256(settings.model)
 
     with phases("encode"):
         encode = functools.partial(_encoded, task, plan.source, settings.model, settings.training.max_length)
         train_examples = encode("train", None)
-        reported = {split: encode(split, settings.budget.evaluation_examples) for split in task.reported_splits}
+        splits = task.scored_splits(plan.source)
+        reported = {split: encode(split, settings.budget.evaluation_examples) for split in splits}
+        _note_data(run, train_examples)
 
     with phases(MEASURE):
         meters.pretrained(base, train_examples)
@@ -144,27 +150,36 @@ def _recipe(run: Run) -> None:
         method.save(run.folder / "adapter")
         record.stored_bytes = sum(file.stat().st_size for file in (run.folder / "adapter").glob("*.safetensors"))
 
-    scored = functools.partial(evaluate, task, base, reported, settings.hardware.evaluation_batch_size, runner)
-    with phases("evaluate"), meters.window("evaluate"):
-        trained = scored()
-        _note_scores(record, trained)
-        _write_predictions(trained, reported, run.folder)
+    evaluate_now = functools.partial(evaluate, task, base, reported, settings.hardware.evaluation_batch_size, runner)
+    if task.scored_form == "trained":
+        scored = _scored(run, evaluate_now, reported)
 
     with phases(MEASURE):
-        examples = next(iter(reported.values()))
-        meters.trained_form(base, examples, runner)
+        meters.trained_form(base, reported, runner)
 
     with phases("merge"):
         method.finish()
 
+    if task.scored_form == "inference":
+        scored = _scored(run, evaluate_now, reported)
+
     with phases(MEASURE):
-        meters.inference_form(method, examples, trained, scored, runner)
+        meters.inference_form(method, reported, scored, evaluate_now, runner)
         meters.machine()
         meters.largest_batch(functools.partial(_another_loop, run, train_examples))
 
     record.status = "complete"
     meters.close()
     run.follower.finish(record)
+
+
+def _scored(run: Run, evaluate_now: Callable[[], Evaluation], reported: Mapping[str, Examples]) -> Evaluation:
+    """The run's score, with the predictions behind it."""
+    with run.phases("evaluate"), run.meters.window("evaluate"):
+        scored = evaluate_now()
+        _note_scores(run.record, scored)
+        _write_predictions(scored, reported, run.folder)
+    return scored
 
 
 def _attached(
@@ -181,9 +196,7 @@ def _attached(
     use_fast_dropout(base.model)
     store_frozen_in(base.model, plan.hardware.precision)
     runner = accelerator(plan.hardware.device, plan.hardware.precision)
-    loop = TrainingLoop(
-        method, examples, settings.training, runner, steps, settings.seed, micro_batch_size, base.padding_id
-    )
+    loop = TrainingLoop(method, examples, settings.training, runner, steps, settings.seed, micro_batch_size)
     return loop, runner
 
 
@@ -218,16 +231,16 @@ def _train(run: Run, loop: TrainingLoop) -> None:
 
 def _another_loop(run: Run, examples: Examples) -> TrainingLoop:
     """The run's method attached anew, for trials that must not touch the run."""
-    base = backbone.fresh(run.plan.settings.model, run.plan.task.outputs)
+    base = backbone.fresh(run.plan.settings.model, run.plan.task.kind, run.plan.task.outputs)
     loop, _ = _attached(run.plan, checked_method(run.plan), base, examples, micro_batch_size=None)
     return loop
 
 
 @functools.lru_cache(maxsize=16)
 def _encoded(
-    task: Task, source: Source, model: ModelSettings, max_length: int, split: str, at_most: int | None
+    task: Task, source: Source, model: ModelSettings, max_length: int | None, split: str, at_most: int | None
 ) -> Examples:
-    return task.encode(source, split, backbone.tokenizer(model), max_length, at_most)
+    return task.encode(source, split, backbone.preprocessor(model, task.kind), max_length, at_most)
 
 
 def _opened(plan: Plan) -> RunRecord:
@@ -246,6 +259,7 @@ def _opened(plan: Plan) -> RunRecord:
         precision=plan.hardware.precision,
         device=plan.hardware.device,
         metric=plan.task.headline,
+        scored_form=plan.task.scored_form,
         data_revision=plan.source.revision,
         model_repository=settings.model.repository,
         model_revision=settings.model.revision,
@@ -264,6 +278,15 @@ def _tracker(plan: Plan, folder: Path) -> contextlib.AbstractContextManager[Trac
     return tracker(plan.settings.tracker, name, plan.run_id, asdict(plan.settings), folder)
 
 
+def _note_data(run: Run, examples: Examples) -> None:
+    plan, record = run.plan, run.record
+    record.dropped_train_examples = examples.dropped
+    record.data_subset = plan.task.subset(plan.source)
+    if KINDS[plan.task.kind].reads_images:
+        image_format = asdict(backbone.preprocessor(plan.settings.model, plan.task.kind))
+        record.input_processing = image_format | {"resampling": "bilinear, antialiased, whole image"}
+
+
 def _note_parameters(record: RunRecord, method: Method) -> None:
     model = method.backbone.model
     counts = parameters.count(model, method.backbone.anatomy)
@@ -274,26 +297,26 @@ def _note_parameters(record: RunRecord, method: Method) -> None:
     record.trained_form_bytes = memory_causes.weights(model, ()).total
 
 
-def _note_scores(record: RunRecord, trained: Evaluation) -> None:
-    record.score, record.metrics = trained.scores.score, trained.scores.metrics
-    record.reasons |= trained.scores.reasons
-    record.evaluation_examples = trained.examples
-    record.evaluation_samples_per_second = trained.examples / trained.seconds
+def _note_scores(record: RunRecord, scored: Evaluation) -> None:
+    record.score, record.metrics = scored.scores.score, scored.scores.metrics
+    record.reasons |= scored.scores.reasons
+    record.evaluation_examples = scored.examples
+    record.evaluation_samples_per_second = scored.examples / scored.seconds
+    if scored.generation is not None:
+        record.generated_tokens = scored.generation.new_tokens
+        record.generated_tokens_per_second = scored.generation.new_tokens / scored.seconds
+        record.truncated_share = scored.generation.truncated_share
 
 
-def _write_predictions(trained: Evaluation, reported: Mapping[str, Examples], folder: Path) -> None:
+def _write_predictions(scored: Evaluation, reported: Mapping[str, Examples], folder: Path) -> None:
     """One row per reported example."""
     import pandas as pd
 
     frames = [
         pd.DataFrame(
-            {
-                "split": split,
-                "id": examples.ids,
-                "label": examples.labels,
-                "prediction": trained.predictions[split],
-                "scores": list(trained.outputs[split]),
-            }
+            {"split": split, "id": examples.ids, "label": examples.labels}
+            | dict(scored.predictions[split])
+            | dict(examples.columns)
         )
         for split, examples in reported.items()
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.hardware import Hardware
-    from bench.settings import RunSettings
+    from bench.settings import ModelSettings, RunSettings
     from tasks.sources import Source
 
 IDENTITY_VERSION = 1
@@ -21,6 +21,8 @@ DESCRIPTIVE = ("facts",)
 NOT_TRAINING = ("log_steps",)
 NOT_MODEL = ("name", "package")
 """A package carries the same weights as the repository at its revision."""
+VISION_ONLY = ("image_size",)
+"""Left out for a model that reads text, so that its runs keep the ids of earlier versions."""
 
 
 def canonical(settings: RunSettings, hardware: Hardware, source: Source) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def canonical(settings: RunSettings, hardware: Hardware, source: Source) -> dict
     return {
         "identity_version": IDENTITY_VERSION,
         "method": method_settings(settings.method),
-        "model": {key: value for key, value in asdict(settings.model).items() if key not in NOT_MODEL},
+        "model": _model_settings(settings.model),
         "task": dict(settings.task),
         "data": {"source": source.kind, "revision": source.revision},
         "budget": asdict(settings.budget),
@@ -38,6 +40,11 @@ def canonical(settings: RunSettings, hardware: Hardware, source: Source) -> dict
         "precision": hardware.precision,
         "seed": settings.seed,
     }
+
+
+def _model_settings(model: ModelSettings) -> dict[str, Any]:
+    settings = {key: value for key, value in asdict(model).items() if key not in NOT_MODEL}
+    return {key: value for key, value in settings.items() if key not in VISION_ONLY or value is not None}
 
 
 def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:

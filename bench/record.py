@@ -45,10 +45,21 @@ class RunRecord:
 
     # How well
     metric: str | None = column("The task's headline metric.")
-    score: float | None = column("The headline metric of the trained form, in percent.")
+    score: float | None = column("The headline metric of the scored form, in percent.")
+    scored_form: str | None = column(
+        "The form of the model behind the score: `trained` as training leaves it, or `inference` (merged, pruned), "
+        "which generation uses unless `task.form=trained`."
+    )
     metrics: dict[str, float | None] = column("All metrics of the task as its benchmark defines them.", default={})
     inference_score: float | None = column("The headline metric of the inference form, in percent.", meter="inference")
-    evaluation_examples: int | None = column("Number of examples behind the score.")
+    evaluation_examples: int | None = column("Number of examples evaluated, diagnostic sets included.")
+    dropped_train_examples: int | None = column("Training examples left out because they exceed `training.max_length`.")
+    data_subset: str | None = column(
+        "Which examples were taken where a benchmark prescribes a subset: `official`, or `resampled` with a hash."
+    )
+    input_processing: dict[str, Any] = column(
+        "How images were prepared: size, resampling, mean and standard deviation.", default={}
+    )
     selection: str = column("Which weights are scored: those after the last step.", default="last")
 
     # Parameters and size
@@ -170,13 +181,11 @@ class RunRecord:
         meter="compute",
     )
     base_forward_flops_512_tokens: float | None = column(
-        "Forward FLOPs of the untouched model for one 512-token text.", meter="compute"
+        "Forward FLOPs of the untouched model for one example of 512 tokens (each choice of 512).", meter="compute"
     )
-    forward_flops_512_tokens: float | None = column(
-        "Forward FLOPs of the trained form for one 512-token text.", meter="compute"
-    )
+    forward_flops_512_tokens: float | None = column("Forward FLOPs of the trained form for the same.", meter="compute")
     inference_forward_flops_512_tokens: float | None = column(
-        "Forward FLOPs of the inference form for one 512-token text.", meter="compute"
+        "Forward FLOPs of the inference form for the same.", meter="compute"
     )
 
     # Inference: the trained form is what training leaves, the inference form what `finish` makes of it
@@ -185,7 +194,8 @@ class RunRecord:
         meter="inference",
     )
     trained_latency_seconds_median: float | None = column(
-        "Median time from one tokenised example on the host to its output on the host, trained form, after warm-up.",
+        "Median time from one encoded example on the host to its output on the host (of a prompt: the logits of its "
+        "first new token), trained form, after warm-up.",
         meter="inference",
     )
     trained_latency_seconds_p95: float | None = column("95th percentile of the same.", meter="inference")
@@ -193,12 +203,13 @@ class RunRecord:
         "Median latency of one example, inference form.", meter="inference"
     )
     inference_latency_seconds_p95: float | None = column("95th percentile of the same.", meter="inference")
-    evaluation_samples_per_second: float | None = column("Evaluation examples per second, trained form.")
+    evaluation_samples_per_second: float | None = column("Evaluation examples per second, scored form.")
     inference_samples_per_second: float | None = column(
         "Evaluation examples per second, inference form.", meter="inference"
     )
     form_max_absolute_difference: float | None = column(
-        "Largest difference between both forms' outputs on the evaluated examples.",
+        "Largest difference between both forms' outputs on the evaluated examples: head outputs, log-likelihoods, or "
+        "the next token's logits after the first 64 prompts.",
         "max |trained - inference|",
         meter="inference",
     )
@@ -209,6 +220,18 @@ class RunRecord:
         "Whether the relative difference exceeds the precision's tolerance: 1e-3 in fp32, 2e-2 in fp16, 1e-1 in bf16.",
         meter="inference",
     )
+
+    # Generation, greedy, scored form; null where the task generates nothing
+    generated_tokens: int | None = column("New tokens of all completions, end-of-sequence tokens included.")
+    generated_tokens_per_second: float | None = column(
+        "New tokens per second of the whole evaluation, reading of the prompts included.",
+        "generated_tokens / seconds of the completions",
+    )
+    truncated_share: float | None = column("Share of completions that the limit of new tokens ended.")
+    first_token_seconds_median: float | None = column(
+        "Median time from one tokenised prompt on the host to its first token, inference form, after warm-up."
+    )
+    first_token_seconds_p95: float | None = column("95th percentile of the same.")
 
     # Energy of this job's own devices
     energy_source: str | None = column("Counters read: `gpu` (NVML), `cpu` (RAPL packages), or both.", meter="energy")

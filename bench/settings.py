@@ -24,6 +24,8 @@ class ModelSettings:
     """"module/folder" of an installed Python package that carries the weights; used in place of the hub."""
     path: str | None = None
     """A local folder with config, safetensors and tokenizer; used in place of everything else."""
+    image_size: int | None = None
+    """Height and width, in pixels, of the images that a vision model reads; null where it reads text."""
     head_dropout: float | None = None
     """Dropout before the task head; null keeps the model's own."""
 
@@ -57,7 +59,8 @@ class TrainingSettings:
     """Optimizer steps; null trains for `epochs`."""
     batch_size: int = 32
     """Examples per optimizer step, over all processes."""
-    max_length: int = MISSING
+    max_length: int | None = MISSING
+    """Tokens of an example, at most; null for images."""
     weight_decay: float = 0.01
     warmup_ratio: float = 0.06
     warmup_steps: int | None = None

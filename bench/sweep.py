@@ -48,6 +48,6 @@ def validated(config: DictConfig, choices: Mapping[str, str]) -> RunSettings:
 @functools.cache
 def _chosen_yaml(section: str, choice: str) -> dict[str, Any]:
     """What the chosen YAML of an open section says, before the command line changed it."""
-    values = OmegaConf.to_object(hydra.compose(f"{section}/{choice}")[section])
+    values = OmegaConf.to_object(hydra.compose("config", [f"{section}={choice}"])[section])
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.batching import Batch, collate, micro_batches, training_order
+from bench.batching import micro_batches, training_order
 from bench.errors import Diverged
 from bench.measure.throughput import StepClock
 from bench.randomness import generator
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bench.settings import TrainingSettings
     from methods.base import Method
     from tasks.base import Examples
+    from tasks.batch import Batch
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -88,7 +89,6 @@ class TrainingLoop:
         steps: int,
         seed: int,
         micro_batch_size: int | None = None,
-        padding_id: int = 0,
     ) -> None:
         import torch
         from transformers import get_scheduler
@@ -104,7 +104,6 @@ class TrainingLoop:
         self._settings = settings
         self._accelerator = accelerator
         self._micro_batch_size = micro_batch_size
-        self._padding_id = padding_id
         self._order = _Order(examples, settings.batch_size, steps, seed)
         self.steps = steps
         self.step = 0
@@ -142,7 +141,7 @@ class TrainingLoop:
         method.before_step(self.step)
         losses, tokens, shapes = [], 0, []
         for part in micro_batches(indices, self._micro_batch_size):
-            batch = collate(self._examples, part, self._padding_id).on(self._accelerator.device)
+            batch = self._examples.batch(part).on(self._accelerator.device)
             share = batch.samples / len(indices)
             loss, task_loss = method.compute_loss(self._model, batch.inputs)
             self._accelerator.backward(loss * share if share != 1 else loss)
@@ -164,7 +163,7 @@ class TrainingLoop:
 
     def longest_batch(self) -> Batch:
         """The forward pass of this run that is padded to the greatest length, on the device."""
-        return collate(self._examples, self.longest_batch_indices, self._padding_id).on(self._accelerator.device)
+        return self._examples.batch(self.longest_batch_indices).on(self._accelerator.device)
 
     @functools.cached_property
     def longest_batch_indices(self) -> NDArray[np.int64]:

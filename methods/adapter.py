@@ -3,11 +3,14 @@
 With f the bottleneck (`methods/parts/bottleneck.py`), x a sublayer's residual input, h its output after dense and
 dropout, and LN the block's own layer norm, which stays frozen unless `train_layernorm`:
 
-| variant  | sublayers      | post-LN block (BERT)            | pre-LN block (GPT-2)    |
-| -------- | -------------- | ------------------------------- | ----------------------- |
-| houlsby  | attention, ffn | LN(x + h + f(h))                | x + h + f(h)            |
-| pfeiffer | ffn            | LN(x + h + f(z)), z = LN(x + h) | x + h + f(z), z = x + h |
-| parallel | ffn            | LN(x + h + f(x))                | x + h + f(LN(x))        |
+| variant  | sublayers      | post-LN block (BERT)            | pre-LN block (GPT-2, LLaMA, T5, ViT) |
+| -------- | -------------- | ------------------------------- | ------------------------------------ |
+| houlsby  | attention, ffn | LN(x + h + f(h))                | x + h + f(h)                         |
+| pfeiffer | ffn            | LN(x + h + f(z)), z = LN(x + h) | x + h + f(z), z = x + h              |
+| parallel | ffn            | LN(x + h + f(x))                | x + h + f(LN(x))                     |
+
+DINOv2's layer scale is part of h. ViT's and Swin's dropout, one module for both sublayers, and Swin's and DINOv2's drop
+path are not: they apply to h + f(h) and h + f(LN(x)) as a whole. A decoder's cross-attention has no adapter.
 
 `scaled_parallel` is `parallel` with a scale that is learned, one number per adapter, from `scale` on. The parallel
 adapter reads what the feed-forward layer itself reads, as in the paper; all else follows the adapters library
@@ -82,28 +85,29 @@ class BottleneckAdapter(Method):
         if self.nonlinearity not in NONLINEARITIES:
             known = suggestion(self.nonlinearity, NONLINEARITIES)
             raise SettingsError(f"method.nonlinearity={self.nonlinearity} is unknown.{known}")
-        if self.reduction > _width(anatomy):
-            raise SettingsError(f"method.reduction={self.reduction} is above the model's width ({_width(anatomy)}).")
+        width = min(_width(anatomy, index) for index in range(len(anatomy.blocks)))
+        if self.reduction > width:
+            raise SettingsError(f"method.reduction={self.reduction} is above the model's width ({width}).")
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Add the adapters to their blocks, as submodules `adapter_attention` and `adapter_ffn`, and connect them."""
         anatomy = backbone.anatomy
         for index, (_, block) in enumerate(anatomy.blocks):
             for sublayer in VARIANTS[self.variant].sublayers:
-                adapter = self._bottleneck(anatomy)
+                adapter = self._bottleneck(anatomy, index)
                 block.add_module(f"adapter_{sublayer}", adapter.train(block.training))
                 self._connect(adapter, anatomy, index, sublayer)
         if self.train_layernorm:
-            for part in (*anatomy.find("norm.attention"), *anatomy.find("norm.ffn")):
+            for part in anatomy.match(["norm"]):
                 part.module.requires_grad_(True)
 
-    def _bottleneck(self, anatomy: Anatomy) -> Bottleneck:
-        """A new adapter on the model's device, drawn on the CPU so that a seed gives the same start everywhere."""
+    def _bottleneck(self, anatomy: Anatomy, index: int) -> Bottleneck:
+        """A new adapter on block `index`'s device, drawn on the CPU so that a seed gives the same start everywhere."""
         from torch import nn
 
         from methods.parts.bottleneck import Bottleneck
 
-        variant, width = VARIANTS[self.variant], _width(anatomy)
+        variant, width = VARIANTS[self.variant], _width(anatomy, index)
         activation = getattr(nn, NONLINEARITIES[self.nonlinearity])()
         adapter = Bottleneck(
             width,
@@ -114,28 +118,28 @@ class BottleneckAdapter(Method):
             learned_scale=variant.learned_scale,
             zero_up=variant.zero_up,
         )
-        return adapter.to(_norm(anatomy, 0).get_parameter("weight").device)
+        return adapter.to(_part(anatomy, "norm.ffn", index).get_parameter("weight").device)
 
     def _connect(self, adapter: Bottleneck, anatomy: Anatomy, index: int, sublayer: str) -> None:
         """Hook the adapter into block `index` as the variant's row of the module's table says."""
-        output = anatomy.find(f"sublayer.{sublayer}_output")[index].module
+        output = _part(anatomy, f"sublayer.{sublayer}_output", index)
         reads = VARIANTS[self.variant].reads
         if reads == "output":
             output.register_forward_hook(adapter.after_output)
         elif reads == "input":
-            anatomy.find("ffn.up")[index].module.register_forward_pre_hook(adapter.read_input)
+            _part(anatomy, "ffn.up", index).register_forward_pre_hook(adapter.read_input)
             output.register_forward_hook(adapter.beside_output)
         elif anatomy.family.pre_norm:
-            anatomy.blocks[index][1].register_forward_hook(adapter.after_output)
+            anatomy.blocks[index][1].register_forward_hook(adapter.after_block)
         else:
-            _norm(anatomy, index).register_forward_pre_hook(adapter.before_norm)
+            _part(anatomy, "norm.ffn", index).register_forward_pre_hook(adapter.before_norm)
 
 
-def _norm(anatomy: Anatomy, index: int) -> nn.Module:
-    """The layer norm of block `index`'s feed-forward sublayer."""
-    return anatomy.find("norm.ffn")[index].module
+def _part(anatomy: Anatomy, role: str, index: int) -> nn.Module:
+    """The module that plays `role` in block `index`."""
+    return next(part.module for part in anatomy.find(role) if part.block == index)
 
 
-def _width(anatomy: Anatomy) -> int:
-    """The width of the residual stream."""
-    return _norm(anatomy, 0).get_parameter("weight").shape[0]
+def _width(anatomy: Anatomy, index: int) -> int:
+    """The width of the residual stream in block `index`; Swin's grows from stage to stage."""
+    return _part(anatomy, "norm.ffn", index).get_parameter("weight").shape[0]

@@ -16,20 +16,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.kinds import KINDS
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.anatomy import Anatomy
     from bench.backbone import Backbone
 
-SEQUENCE_KINDS = frozenset({"classification", "regression"})
+TEXT_KINDS = frozenset(name for name, kind in KINDS.items() if not kind.reads_images)
 ADAPTER_FILE = "adapter.safetensors"
 
 
 class Method:
     """What every method is and does; the defaults are those of a method without schedule and without extra loss."""
 
-    kinds: frozenset[str] = SEQUENCE_KINDS
+    kinds: frozenset[str] = frozenset(KINDS)
     """Kinds of task that the method can serve."""
     identity_at_start: bool = True
     """Whether the adapted model's output equals the base model's before the first step."""
@@ -80,7 +82,8 @@ class Method:
 
     def compute_loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss to minimise and the task's loss alone, both scalars."""
-        task_loss = model(**batch).loss
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        task_loss = self.backbone.loss(model(**inputs).logits, batch["labels"])
         penalty = self.penalty()
         return (task_loss if penalty is None else task_loss + penalty), task_loss
 

@@ -57,25 +57,20 @@ class Contest:
 
         self._plan = todo
         self._steps = steps
-        tokenizer, length = backbone.tokenizer(todo.settings.model), todo.settings.training.max_length
+        preprocessor = backbone.preprocessor(todo.settings.model, todo.task.kind)
         self._examples, *reported = (
-            todo.task.encode(todo.source, split, tokenizer, length, at_most=None)
+            todo.task.encode(todo.source, split, preprocessor, todo.settings.training.max_length, at_most=None)
             for split in ("train", *todo.task.reported_splits)
         )
         self._reported = dict(zip(todo.task.reported_splits, reported, strict=True))
 
     def turn(self, name: str, seed: int) -> tuple[float, float]:
         """Train as the contestant `name`; samples per second and the score in percent."""
-        from bench.evaluation import outputs
+        from bench.evaluation import evaluate
 
-        method, runner, task = self._method(seed), self._runner(), self._plan.task
+        method, runner = self._method(seed), self._runner()
         speed: float = getattr(self, name)(method, runner, seed)
-        predictions = {
-            split: task.predict(outputs(method.backbone.model, examples, 128, runner.device, runner.autocast()))
-            for split, examples in self._reported.items()
-        }
-        scores = task.score(predictions, {split: examples.labels for split, examples in self._reported.items()})
-        return speed, scores.score
+        return speed, evaluate(self._plan.task, method.backbone, self._reported, 128, runner).scores.score
 
     def harness(self, method: Method, runner: Accelerator, seed: int) -> float:
         """The harness's own training loop, dropout and batches, with every meter of the training phase on."""
@@ -122,7 +117,7 @@ class Contest:
         """The shortest loop over the same PEFT model, batches (with the usual mask) and precision."""
         import torch
 
-        from bench.batching import collate, training_order
+        from bench.batching import training_order
         from bench.randomness import generator
 
         training = self._plan.settings.training
@@ -135,7 +130,7 @@ class Contest:
         for step, indices in enumerate(order):
             if step == WARM_UP_STEPS:
                 start, samples = time.perf_counter(), 0
-            inputs = collate(self._examples, indices, padding_id=0).on(runner.device).inputs
+            inputs = self._examples.batch(indices).on(runner.device).inputs
             inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
             with runner.autocast():
                 loss = model(**inputs).loss
@@ -162,7 +157,7 @@ class Contest:
                 self.seconds = time.perf_counter() - self.seconds
 
         examples, stopwatch = self._examples, Stopwatch()
-        rows = [examples.input_ids[a:b] for a, b in zip(examples.offsets, examples.offsets[1:], strict=False)]
+        rows = [examples.tokens.row(index) for index in range(len(examples))]
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 folder,
@@ -175,7 +170,7 @@ class Contest:
                 save_strategy="no",
                 use_cpu=self._plan.hardware.device == "cpu",
             )
-            collator = DataCollatorWithPadding(method.backbone.tokenizer)
+            collator = DataCollatorWithPadding(method.backbone.preprocessor)
             data = Dataset.from_dict({"input_ids": rows, "labels": examples.labels})
             Trainer(method.backbone.model, arguments, collator, data, callbacks=[stopwatch]).train()
         return 32 * (self._steps - WARM_UP_STEPS) / stopwatch.seconds
@@ -187,7 +182,7 @@ class Contest:
 
         gc.collect()
         seed_everything(seed, "head")
-        base = backbone.fresh(self._plan.settings.model, self._plan.task.outputs)
+        base = backbone.fresh(self._plan.settings.model, self._plan.task.kind, self._plan.task.outputs)
         method = checked_method(self._plan)
         method.attach(base, self._steps)
         return method

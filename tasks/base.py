@@ -1,7 +1,8 @@
 """The contract between the harness and a task.
 
-A task is metadata (where its data lies, which columns are text, which labels, which metric) and the two things that
-follow from it: examples turned into model input, and predictions turned into scores. It knows no device, no method.
+A task is metadata (where its data lies, which columns are text, which labels, which metric) and what follows from it:
+examples turned into model input, the model's answers turned into predictions, predictions into scores. It knows no
+device, no method. What its kind asks of the model stands in `bench/kinds.py`.
 """
 
 from __future__ import annotations
@@ -13,32 +14,48 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
 
+    from tasks.batch import Batch
     from tasks.sources import Source
 
+Columns = Mapping[str, Any]
+"""Values per example, in arrays or lists under the names that `predictions.parquet` gives them."""
 
-@dataclass(frozen=True)
-class Examples:
-    """One split, encoded: token ids of all examples end to end, and where each starts.
 
-    Shapes: `input_ids` and `token_type_ids` (total tokens,), `offsets` (examples + 1,), `labels` and `ids` (examples,).
+class Examples(Protocol):
+    """One encoded split: `tasks/examples.py` for text, `tasks/images.py` for images.
+
+    `labels`, `ids` and `lengths` have shape (examples,); `columns` holds what else scoring needs.
     """
 
-    input_ids: NDArray[np.int32]
-    token_type_ids: NDArray[np.int8] | None
-    offsets: NDArray[np.int64]
-    labels: NDArray[Any]
-    ids: NDArray[np.int64]
+    @property
+    def dropped(self) -> int:
+        """Examples that were left out because they are too long to train on."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def labels(self) -> NDArray[Any]:
+        """What predictions are compared with."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The examples' own numbers in their benchmark."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each example, shape (examples,)."""
-        lengths: NDArray[np.int64] = self.offsets[1:] - self.offsets[:-1]
-        return lengths
+        """Size of each example as far as it decides the size of a batch."""
+
+    @property
+    def columns(self) -> Columns:
+        """Further values per example."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Some examples with labels, to train on."""
+
+    def question(self, indices: NDArray[np.int64]) -> Batch:
+        """Some examples as the model meets them in evaluation."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +76,36 @@ class Task(Protocol):
     kind: str
     headline: str
     reported_splits: Sequence[str]
+    scored_form: str
+    """The form of the model that is scored: "trained" as training leaves it, or "inference" (merged, pruned)."""
 
     def __hash__(self) -> int:
         """Equal tasks hash equally: encoded splits are kept between runs."""
+
+    @property
+    def configs(self) -> Sequence[str]:
+        """Folders of the repository that the task reads."""
+
+    def scored_splits(self, source: Source) -> Sequence[str]:
+        """The splits that are scored: the reported ones, and others that the task knows and the source has."""
+
+    def subset(self, source: Source) -> str | None:
+        """Which examples were taken, where the benchmark prescribes a subset; None elsewhere."""
 
     @property
     def outputs(self) -> int:
         """Width of the task head."""
 
     def encode(
-        self, source: Source, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int, at_most: int | None
+        self, source: Source, split: str, preprocessor: Any, max_length: int | None, at_most: int | None
     ) -> Examples:
-        """One split as model input; at most `at_most` examples, drawn with a fixed seed. Raises DataError."""
+        """One split as model input; at most `at_most` examples, drawn with a fixed seed. Raises DataError.
 
-    def predict(self, outputs: NDArray[np.float32]) -> NDArray[Any]:
-        """Head outputs, shape (examples, outputs), to predictions, shape (examples,)."""
+        `preprocessor` is a tokenizer, or the `ImageFormat` of a model that reads images.
+        """
 
-    def score(self, predictions: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[Any]]) -> Scores:
-        """Score the predictions of every reported split, each of shape (examples,)."""
+    def predict(self, answers: Any, examples: Examples) -> Columns:
+        """The model's answers (for most kinds head outputs, (examples, outputs)) as columns, `prediction` first."""
+
+    def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
+        """Score the predictions of every reported split."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,14 @@ class Source:
     folder: Path
     revision: str
     reason: str
+
+    def of(self, config: str) -> Source:
+        """The same source's data of another config of the repository."""
+        return replace(self, folder=self.folder.parent / config)
+
+    def has(self, split: str) -> bool:
+        """Whether there are files of a split."""
+        return any(self.folder.glob(f"{split}-*.parquet"))
 
     def read(self, split: str) -> pa.Table:
         """All rows of one split. Raises DataError if it is missing, unreadable or empty."""
@@ -124,7 +132,10 @@ def _hub(task: Task, reason: str) -> Source:
 
     try:
         root = snapshot_download(
-            task.repository, repo_type="dataset", revision=task.revision, allow_patterns=f"{task.config}/*.parquet"
+            task.repository,
+            repo_type="dataset",
+            revision=task.revision,
+            allow_patterns=[f"{config}/*.parquet" for config in task.configs],
         )
     except Exception as error:
         raise DataError(f"{task.repository} cannot be fetched from the hub: {one_line(error)[:300]}") from error

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.batching import collate, epoch_order, evaluation_order, micro_batches, training_order
+from bench.batching import epoch_order, evaluation_order, micro_batches, training_order
 from bench.randomness import generator, stream_seed
-from tasks.base import Examples
+from tasks.examples import TextExamples, Tokens
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 5003)
 
 
-def examples(lengths: list[int], segments: bool = False) -> Examples:
+def examples(lengths: list[int], segments: bool = False) -> TextExamples:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = np.arange(1, offsets[-1] + 1, dtype=np.int32)
     types = np.ones(len(ids), np.int8) if segments else None
-    return Examples(ids, types, offsets, np.arange(len(lengths)), np.arange(len(lengths)))
+    return TextExamples(Tokens(ids, types, offsets, padding_id=99), np.arange(len(lengths)), np.arange(len(lengths)))
 
 
 def test_an_epoch_holds_every_example_once() -> None:
@@ -63,7 +63,7 @@ def test_evaluation_covers_every_example_once_longest_first() -> None:
 
 
 def test_padding_is_masked_and_does_not_count_as_tokens() -> None:
-    batch = collate(examples([3, 1], segments=True), np.array([1, 0]), padding_id=99)
+    batch = examples([3, 1], segments=True).batch(np.array([1, 0]))
     assert batch.inputs["input_ids"].tolist() == [[4, 99, 99], [1, 2, 3]]
     assert batch.inputs["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
     assert batch.inputs["token_type_ids"].tolist() == [[1, 0, 0], [1, 1, 1]]
@@ -72,13 +72,13 @@ def test_padding_is_masked_and_does_not_count_as_tokens() -> None:
 
 
 def test_a_batch_without_padding_has_no_mask() -> None:
-    assert "attention_mask" not in collate(examples([2, 2]), np.array([0, 1]), padding_id=0).inputs
+    assert "attention_mask" not in examples([2, 2]).batch(np.array([0, 1])).inputs
 
 
 def test_left_padding_moves_the_tokens_to_the_end() -> None:
-    batch = collate(examples([3, 1]), np.array([0, 1]), padding_id=0, left=True)
-    assert batch.inputs["input_ids"].tolist() == [[1, 2, 3], [0, 0, 4]]
-    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    inputs = examples([3, 1]).tokens.padded(np.array([0, 1]), left=True)
+    assert inputs["input_ids"].tolist() == [[1, 2, 3], [99, 99, 4]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 def test_micro_batches_hold_the_batch_in_parts() -> None:

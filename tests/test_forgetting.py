@@ -80,7 +80,7 @@ def decoder(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelS
 def attached(name: str, settings: ModelSettings) -> Method:
     method = method_named(name)
     torch.manual_seed(SEED)
-    base = fresh(settings, OUTPUTS)
+    base = fresh(settings, "classification", OUTPUTS)
     method.attach(base, STEPS)
     return method
 
@@ -105,7 +105,7 @@ def seen(backbone: Backbone, settings: ModelSettings) -> Observation:
 
 
 def drift(backbone: Backbone, settings: ModelSettings) -> Forgetting:
-    return compare(base_observation(settings, OUTPUTS, "cpu", "fp32"), seen(backbone, settings))
+    return compare(base_observation(settings, "classification", OUTPUTS, "cpu", "fp32"), seen(backbone, settings))
 
 
 def test_features_agree_with_themselves_also_when_rotated_and_scaled() -> None:
@@ -183,9 +183,9 @@ def test_a_method_in_half_precision_starts_at_the_base_as_the_run_stores_it(name
     store_frozen_in(method.backbone.model, "bf16")
     start = observe(method.backbone, encoder, "cpu", accelerator("cpu", "bf16").autocast())
     trained = frozenset(n for n, p in method.backbone.model.named_parameters() if p.requires_grad)
-    found = compare(base_observation(encoder, OUTPUTS, "cpu", "bf16", trained), start)
+    found = compare(base_observation(encoder, "classification", OUTPUTS, "cpu", "bf16", trained), start)
     assert (found.feature_distance, found.language_loss_rise) == (0, 0)
-    assert compare(base_observation(encoder, OUTPUTS, "cpu", "fp32"), start).feature_distance > 0
+    assert compare(base_observation(encoder, "classification", OUTPUTS, "cpu", "fp32"), start).feature_distance > 0
 
 
 def test_a_decoder_with_lora_starts_at_the_base_and_leaves_it(decoder: ModelSettings) -> None:
@@ -210,7 +210,7 @@ def test_features_behind_a_soft_prompt_are_those_of_the_real_tokens(
 
 def behind_prompt(prompt: Tensor, passages: Passages, settings: ModelSettings) -> Tensor:
     """The untouched backbone's hidden states at real tokens, with prompt vectors (length, width) ahead of them."""
-    model = fresh(settings, OUTPUTS).anatomy.backbone.eval()
+    model = fresh(settings, "classification", OUTPUTS).anatomy.backbone.eval()
     embedded = model.get_input_embeddings()(passages.inputs["input_ids"])
     ahead = prompt.expand(len(embedded), *prompt.shape)
     mask = torch.cat([torch.ones(ahead.shape[:2]), passages.real], dim=1)
@@ -220,7 +220,7 @@ def behind_prompt(prompt: Tensor, passages: Passages, settings: ModelSettings) -
 
 
 def test_observing_leaves_modes_random_states_gradients_and_weights_alone(encoder: ModelSettings) -> None:
-    base = fresh(encoder, OUTPUTS)
+    base = fresh(encoder, "classification", OUTPUTS)
     base.model.train()
     base.anatomy.blocks[0][1].eval()
     modes = [module.training for module in base.model.modules()]
@@ -228,7 +228,7 @@ def test_observing_leaves_modes_random_states_gradients_and_weights_alone(encode
     random = torch.get_rng_state()
     seen(base, encoder)
     base_observation.cache_clear()
-    base_observation(encoder, OUTPUTS, "cpu", "fp32")
+    base_observation(encoder, "classification", OUTPUTS, "cpu", "fp32")
     assert torch.equal(torch.get_rng_state(), random)
     assert [module.training for module in base.model.modules()] == modes
     assert all(parameter.grad is None and parameter.requires_grad for parameter in base.model.parameters())
@@ -236,7 +236,7 @@ def test_observing_leaves_modes_random_states_gradients_and_weights_alone(encode
 
 
 def test_features_that_are_not_finite_are_a_divergence(encoder: ModelSettings) -> None:
-    base = fresh(encoder, OUTPUTS)
+    base = fresh(encoder, "classification", OUTPUTS)
     next(base.anatomy.backbone.parameters()).data.fill_(torch.nan)
     with pytest.raises(Diverged):
         seen(base, encoder)
@@ -245,7 +245,7 @@ def test_features_that_are_not_finite_are_a_divergence(encoder: ModelSettings) -
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_the_language_loss_is_that_of_the_language_model_itself(kind: str, request: pytest.FixtureRequest) -> None:
     settings = request.getfixturevalue(kind)
-    loss = base_observation(settings, OUTPUTS, "cpu", "fp32").language_loss
+    loss = base_observation(settings, "classification", OUTPUTS, "cpu", "fp32").language_loss
     assert loss == pytest.approx(loss_of(language_model(settings), settings), rel=1e-6)
     assert language_head_reason(settings) is None
 
@@ -255,7 +255,7 @@ def test_the_rise_is_that_of_the_changed_backbone_under_the_pretrained_head(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     settings = request.getfixturevalue(kind)
-    changed, model = fresh(settings, OUTPUTS), language_model(settings)
+    changed, model = fresh(settings, "classification", OUTPUTS), language_model(settings)
     before = loss_of(model, settings)
     torch.manual_seed(SEED)
     with torch.no_grad():
@@ -296,11 +296,11 @@ def loss_of(model: Any, settings: ModelSettings) -> float:
 def test_a_checkpoint_without_a_language_head_has_no_language_loss(
     encoder: ModelSettings, tiny_bert: Path, tmp_path: Path
 ) -> None:
-    fresh(encoder, OUTPUTS).model.save_pretrained(tmp_path)
+    fresh(encoder, "classification", OUTPUTS).model.save_pretrained(tmp_path)
     save_tokenizer(tiny_bert, tmp_path, ["input_ids", "attention_mask"])
     reasons = {tmp_path: "cls.predictions.* is missing", tiny_bert: "no mask token"}
     for folder, reason in reasons.items():
         settings = ModelSettings(name="headless", repository="test/headless", path=str(folder))
         assert re.search(reason, language_head_reason(settings) or "")
-        found = drift(fresh(settings, OUTPUTS), settings)
+        found = drift(fresh(settings, "classification", OUTPUTS), settings)
         assert (found.language_loss_rise, found.feature_distance) == (None, 0)

@@ -91,7 +91,7 @@ def test_the_longest_batch_is_the_longest_of_the_run() -> None:
 def test_resizing_a_batch_repeats_and_cuts() -> None:
     training = loop(attached("lora"))
     longest = training.longest_batch()
-    found = probe.resized(longest, 9, 4)
+    found = longest.resized(9, 4)
     assert found.shape == (9, 4)
     assert found.inputs["labels"].shape == (9,)
     assert torch.equal(found.inputs["input_ids"][6:9], longest.inputs["input_ids"][:3, :4])

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from bench.errors import DataError
 from bench.planning import build
 from bench.settings import DataSettings
+from tasks.examples import TextExamples, Tokens
 from tasks.glue import GlueTask
 from tasks.sources import SAMPLES, Source, resolve
 from tests.conftest import CONFIGURATION
@@ -82,7 +83,7 @@ def test_an_encoded_example_decodes_to_its_text(tokenizer: Any) -> None:
     described = task("sst2")
     found = resolve(DataSettings("sample"), described)
     examples = described.encode(found, "validation", tokenizer, 128, None)
-    third = examples.input_ids[examples.offsets[2] : examples.offsets[3]]
+    third = examples.tokens.row(2)
     text = found.read("validation").column("sentence")[2].as_py()
     assert list(third) == tokenizer(text)["input_ids"]
 
@@ -90,10 +91,10 @@ def test_an_encoded_example_decodes_to_its_text(tokenizer: Any) -> None:
 def test_pairs_have_segments_and_single_sentences_have_none(tokenizer: Any) -> None:
     pair, single = task("rte"), task("sst2")
     encoded = pair.encode(resolve(DataSettings("sample"), pair), "validation", tokenizer, 128, None)
-    assert encoded.token_type_ids is not None
-    assert set(np.unique(encoded.token_type_ids)) == {0, 1}
+    assert encoded.tokens.token_type_ids is not None
+    assert set(np.unique(encoded.tokens.token_type_ids)) == {0, 1}
     assert (
-        single.encode(resolve(DataSettings("sample"), single), "validation", tokenizer, 128, None).token_type_ids
+        single.encode(resolve(DataSettings("sample"), single), "validation", tokenizer, 128, None).tokens.token_type_ids
         is None
     )
 
@@ -108,24 +109,32 @@ def test_a_limited_split_is_the_same_subset_every_time(tokenizer: Any) -> None:
     assert not np.array_equal(first.ids, np.sort(first.ids)[:40] * 0 + np.arange(40)), "drawn, not the first rows"
 
 
+def labelled(labels: list[Any]) -> TextExamples:
+    """Examples of which only the labels matter."""
+    rows = Tokens.of([[1]] * len(labels), padding_id=0)
+    return TextExamples(rows, np.array(labels), np.arange(len(labels)))
+
+
 def test_mnli_scores_both_splits_under_their_own_names() -> None:
     described = task("mnli")
-    labels = {"validation_matched": np.array([0, 1, 2, 1]), "validation_mismatched": np.array([0, 0])}
-    predictions = {"validation_matched": np.array([0, 1, 2, 0]), "validation_mismatched": np.array([0, 1])}
-    scores = described.score(predictions, labels)
+    examples = {"validation_matched": labelled([0, 1, 2, 1]), "validation_mismatched": labelled([0, 0])}
+    predictions = {"validation_matched": [0, 1, 2, 0], "validation_mismatched": [0, 1]}
+    scores = described.score({split: {"prediction": np.array(found)} for split, found in predictions.items()}, examples)
     assert scores.metrics == {"accuracy_matched": 0.75, "accuracy_mismatched": 0.5, "combined_score": 0.625}
     assert scores.score == 75.0
 
 
 def test_constant_predictions_on_stsb_score_zero_with_a_reason() -> None:
-    scores = task("stsb").score({"validation": np.full(4, 2.5)}, {"validation": np.array([0.0, 1.0, 2.0, 5.0])})
+    predictions = {"validation": {"prediction": np.full(4, 2.5)}}
+    scores = task("stsb").score(predictions, {"validation": labelled([0.0, 1.0, 2.0, 5.0])})
     assert scores.score == 0.0
     assert scores.metrics["pearson"] is None
     assert "constant" in scores.reasons["pearson"]
 
 
 def test_argmax_takes_the_lowest_class_among_equals() -> None:
-    assert list(task("mnli").predict(np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0]], np.float32))) == [0, 1]
+    outputs = np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0]], np.float32)
+    assert list(task("mnli").predict(outputs, labelled([0, 0]))["prediction"]) == [0, 1]
 
 
 def write(folder: Path, split: str, **columns: Any) -> None:

@@ -15,13 +15,13 @@ from bench.evaluation import outputs
 from bench.measure.throughput import StepClock
 from bench.settings import TrainingSettings
 from bench.training import LogPoint, TrainingLoop, accelerator, store_frozen_in, total_steps
-from tasks.base import Examples
+from tasks.examples import TextExamples, Tokens
 from tests.methods.conftest import attached
 
 SETTINGS = TrainingSettings(learning_rate=1e-2, epochs=2, max_length=16, batch_size=8, log_steps=1)
 
 
-def examples(count: int = 48) -> Examples:
+def examples(count: int = 48) -> TextExamples:
     """Random tokens; the class is told by the second token."""
     random = np.random.default_rng(0)
     lengths = random.integers(4, 12, count)
@@ -29,7 +29,7 @@ def examples(count: int = 48) -> Examples:
     ids = random.integers(10, 100, offsets[-1]).astype(np.int32)
     labels = random.integers(0, 3, count)
     ids[offsets[:-1] + 1] = 4 + labels
-    return Examples(ids, None, offsets, labels, np.arange(count))
+    return TextExamples(Tokens(ids, None, offsets), labels, np.arange(count))
 
 
 def run(name: str = "lora", steps: int = 12, micro: int | None = None, **changes: Any) -> tuple[list[LogPoint], Any]:
@@ -110,7 +110,7 @@ def test_outputs_do_not_depend_on_the_evaluation_batch() -> None:
     _, method = run(steps=3)
     runner = accelerator("cpu", "fp32")
     results = [
-        outputs(method.backbone.model, examples(47), size, runner.device, runner.autocast()) for size in (1, 7, 128)
+        outputs(method.backbone, examples(47), size, runner.device, runner.autocast()) for size in (1, 7, 128)
     ]
     np.testing.assert_allclose(results[0], results[2], atol=1e-5)
     np.testing.assert_allclose(results[1], results[2], atol=1e-5)
@@ -122,4 +122,4 @@ def test_an_output_that_is_not_finite_is_no_prediction() -> None:
         next(iter(method.backbone.model.parameters())).fill_(float("nan"))
     runner = accelerator("cpu", "fp32")
     with pytest.raises(Diverged, match="outputs are not finite"):
-        outputs(method.backbone.model, examples(), 8, runner.device, runner.autocast())
+        outputs(method.backbone, examples(), 8, runner.device, runner.autocast())

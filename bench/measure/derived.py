@@ -30,7 +30,7 @@ def note_steps(record: RunRecord, clock: StepClock, run_started_at: float, measu
         return
     record.first_step_seconds = clock.first_step_at - run_started_at - measure_seconds
     record.train_samples_per_second = steady.samples_per_second
-    record.train_tokens_per_second = steady.tokens_per_second
+    record.train_tokens_per_second = steady.tokens_per_second if steady.tokens else None
     record.step_seconds_p10 = percentile(steady.step_seconds, 10)
     record.step_seconds_median = percentile(steady.step_seconds, 50)
     record.step_seconds_p90 = percentile(steady.step_seconds, 90)

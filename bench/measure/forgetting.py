@@ -80,7 +80,12 @@ def language_head_reason(settings: ModelSettings) -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def base_observation(
-    settings: ModelSettings, outputs: int, device: str, precision: str, trained: frozenset[str] = frozenset()
+    settings: ModelSettings,
+    kind: str,
+    outputs: int,
+    device: str,
+    precision: str,
+    trained: frozenset[str] = frozenset(),
 ) -> Observation:
     """The untouched model, computed in `precision` from weights stored as a run stores them.
 
@@ -92,7 +97,7 @@ def base_observation(
     from bench.training import accelerator, store_frozen_in
 
     with torch.random.fork_rng(devices=[]):
-        base = fresh(settings, outputs)
+        base = fresh(settings, kind, outputs)
     for name, parameter in base.model.named_parameters():
         parameter.requires_grad_(name in trained)
     store_frozen_in(base.model, precision)

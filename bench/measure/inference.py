@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.batching import collate
+from bench.evaluation import head_outputs
 from bench.measure.throughput import percentile
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds from one tokenised example on the host to its output on the host."""
+    """Seconds from one encoded example on the host to its output on the host; of a prompt, to its first token."""
 
     median: float
     p95: float
@@ -61,9 +61,7 @@ def latency(model: Any, examples: Examples, device: Any, autocast: AbstractConte
     with torch.inference_mode(), autocast:
         for call, index in enumerate([*chosen[-WARM_UP_CALLS:], *chosen]):
             start = time.perf_counter()
-            inputs = collate(examples, np.array([index]), padding_id=0).on(device).inputs
-            del inputs["labels"]
-            model(**inputs).logits.cpu()
+            head_outputs(model, examples.question(np.array([index])).on(device)).cpu()
             if call >= WARM_UP_CALLS:
                 seconds.append(time.perf_counter() - start)
     return Latency(percentile(seconds, 50), percentile(seconds, 95))

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.batching import collate
+from bench import cache
 from bench.errors import one_line
+from bench.evaluation import answers_of
 from bench.hardware import description
 from bench.identity import digest
+from bench.kinds import KINDS
 from bench.measure import batch_sweep, derived, forgetting, inference, memory_causes, parameters, probe, reference
 from bench.measure.energy import EnergyMeter
 from bench.measure.utilisation import Utilisation, sampled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from bench.backbone import Backbone
@@ -42,8 +43,26 @@ if TYPE_CHECKING:
 
 REFERENCE_TOKENS = 512
 """Length at which the forward FLOPs of different runs are compared, as in PEFT-Bench."""
-CACHE = Path(os.environ.get("PARSIMONY_CACHE") or Path.home() / ".cache" / "parsimony")
-"""Where this machine's own pace is kept."""
+PER_TOKEN = (
+    "probe_length",
+    "train_tokens_per_second",
+    "train_flops_per_token",
+    "base_forward_flops_512_tokens",
+    "forward_flops_512_tokens",
+    "inference_forward_flops_512_tokens",
+    "pscp_b1_overhead",
+    "pscp_b2_overhead",
+    "pscp_b1_total",
+)
+"""Columns that count or compare tokens."""
+OF_GENERATION = (
+    "generated_tokens",
+    "generated_tokens_per_second",
+    "truncated_share",
+    "first_token_seconds_median",
+    "first_token_seconds_p95",
+)
+"""Columns of greedy generation."""
 _FLOPS: dict[str, FlopsByShape] = {}
 
 
@@ -63,6 +82,10 @@ class Meters:
         self._flops: FlopsByShape | None = None
         self._latency: Latency | None = None
         self._fingerprint: list[tuple[str, ...]] = []
+        self._trained_outputs: dict[str, NDArray[np.float32]] = {}
+        self._kind = KINDS[plan.task.kind]
+        if self._kind.reads_images:
+            self._failures["forgetting"] = "the passages are text, and this backbone reads images"
 
     def start(self) -> None:
         """Find the energy counters."""
@@ -75,9 +98,9 @@ class Meters:
         self._pretrained = {name: tensor for name, tensor in base.model.named_parameters() if not anatomy.is_head(name)}
 
         def compute() -> None:
-            batch = collate(examples, np.arange(1), base.padding_id)
+            batch = examples.question(np.arange(1)).on("cpu")
             flops = self._remembered("base", lambda: probe.inference_flops(base.model, batch))
-            self._record.base_forward_flops_512_tokens = flops.of(1, REFERENCE_TOKENS).forward
+            self._record.base_forward_flops_512_tokens = self._at_512_tokens(flops)
 
         self._attempt("compute", compute)
 
@@ -88,6 +111,8 @@ class Meters:
 
         def memory() -> None:
             record.probe_batch_size, record.probe_length = batch.shape
+            if self._kind.reads_images:
+                record.probe_length = None
             weights = memory_causes.weights(backbone.model, self._pretrained.values())
             record.base_weight_bytes, record.method_weight_bytes = weights.base, weights.method
             record.buffer_bytes = weights.buffers
@@ -95,7 +120,7 @@ class Meters:
 
         def compute() -> None:
             self._flops = self._remembered("training", lambda: probe.training_flops(loop, batch, largest()))
-            record.forward_flops_512_tokens = self._flops.of(1, REFERENCE_TOKENS).forward
+            record.forward_flops_512_tokens = self._at_512_tokens(self._flops)
 
         def forgetting_at_start() -> None:
             self._note_base()
@@ -105,7 +130,8 @@ class Meters:
 
         self._attempt("memory", memory)
         self._attempt("compute", compute)
-        self._attempt("forgetting", forgetting_at_start)
+        if not self._kind.reads_images:
+            self._attempt("forgetting", forgetting_at_start)
 
     @contextlib.contextmanager
     def window(self, name: str) -> Iterator[None]:
@@ -133,18 +159,20 @@ class Meters:
             record.train_flops = done.total
             record.forward_flops_per_sample = done.forward / clock.samples
             record.backward_flops_per_sample = done.backward / clock.samples
-            record.train_flops_per_token = done.total / clock.tokens
+            record.train_flops_per_token = done.total / clock.tokens if clock.tokens else None
             record.achieved_flops_per_second = flops.over(steady.shapes).total / steady.seconds
 
         self._attempt("memory", memory)
         self._attempt("compute", compute)
 
-    def trained_form(self, backbone: Backbone, examples: Examples, runner: Accelerator) -> None:
-        """The trained form at its end: latency of single `examples`, distance from the base."""
-        record = self._record
+    def trained_form(self, backbone: Backbone, reported: Mapping[str, Examples], runner: Accelerator) -> None:
+        """The trained form at its end: latency of single examples, distance from the base."""
+        record, examples = self._record, next(iter(reported.values()))
 
         def latency() -> None:
             self._fingerprint = inference.fingerprint(backbone.model)
+            if record.scored_form == "inference":
+                self._trained_outputs = self._answers(backbone, reported, runner)
             self._latency = inference.latency(backbone.model, examples, runner.device, runner.autocast())
             record.trained_latency_seconds_median = self._latency.median
             record.trained_latency_seconds_p95 = self._latency.p95
@@ -155,38 +183,46 @@ class Meters:
             record.language_loss_rise = found.language_loss_rise
 
         self._attempt("inference", latency)
-        self._attempt("forgetting", forgetting_at_end)
+        if not self._kind.reads_images:
+            self._attempt("forgetting", forgetting_at_end)
 
     def inference_form(
         self,
         method: Method,
-        examples: Examples,
-        trained: Evaluation,
+        reported: Mapping[str, Examples],
+        scored: Evaluation,
         evaluate: Callable[[], Evaluation],
         runner: Accelerator,
     ) -> None:
-        """The form that `finish` left: its size and FLOPs, and where it is another model, its pace and its outputs."""
-        record, backbone = self._record, method.backbone
+        """The form that `finish` left: its size and FLOPs, and where it is another model, its pace and its outputs.
+
+        `scored` is the evaluation of the form that the task scores.
+        """
+        record, backbone, examples = self._record, method.backbone, next(iter(reported.values()))
         record.inference_parameters = parameters.total(backbone.model)
         record.inference_form_bytes = memory_causes.weights(backbone.model, ()).total
 
         def compute() -> None:
-            batch = collate(examples, np.arange(1), backbone.padding_id).on(runner.device)
+            batch = examples.question(np.arange(1)).on(runner.device)
             with runner.autocast():
                 flops = self._remembered("inference", lambda: probe.inference_flops(backbone.model, batch))
-            record.inference_forward_flops_512_tokens = flops.of(1, REFERENCE_TOKENS).forward
+            record.inference_forward_flops_512_tokens = self._at_512_tokens(flops)
 
         def serve() -> None:
             if inference.fingerprint(backbone.model) == self._fingerprint:
-                record.inference_form, served, latency = "trained", trained, self._latency
+                record.inference_form, served, latency = "trained", scored, self._latency
             else:
-                record.inference_form, served = "merged" if method.mergeable else "pruned", evaluate()
+                record.inference_form = "merged" if method.mergeable else "pruned"
+                served = evaluate() if record.scored_form == "trained" else scored
                 latency = inference.latency(backbone.model, examples, runner.device, runner.autocast())
             assert latency is not None
+            if self._kind.answers == "completions":
+                record.first_token_seconds_median, record.first_token_seconds_p95 = latency.median, latency.p95
             record.inference_latency_seconds_median, record.inference_latency_seconds_p95 = latency.median, latency.p95
             record.inference_samples_per_second = served.examples / served.seconds
             record.inference_score = served.scores.score
-            apart = inference.difference(trained.outputs, served.outputs)
+            before = scored.outputs if record.scored_form == "trained" else self._trained_outputs
+            apart = inference.difference(before, served.outputs)
             record.form_max_absolute_difference, record.form_max_relative_difference = apart.absolute, apart.relative
             record.forms_differ = apart.exceeds(record.precision)
 
@@ -197,7 +233,7 @@ class Meters:
         """The machine's own pace, measured if it is not known yet."""
 
         def pace() -> None:
-            record, folder = self._record, CACHE / "machines"
+            record, folder = self._record, cache.FOLDER / "machines"
             achieved = record.achieved_flops_per_second or 0.0
             machine = reference.stored(folder, record.device, record.precision, achieved)
             derived.note_reference(record, machine, description(record.device))
@@ -224,10 +260,19 @@ class Meters:
             derived.note_energy(record, self._energy)
             derived.note_utilisation(record, self._utilisation)
         derived.note_composites(record)
+        for name, reason in self._not_applicable().items():
+            record.reasons.setdefault(name, reason)
         for column in fields(record):
             meter = column.metadata["meter"]
             if meter is not None and getattr(record, column.name) is None:
                 record.reasons.setdefault(column.name, self._reason(meter))
+
+    def _not_applicable(self) -> dict[str, str]:
+        """Columns that this kind of task has nothing for, with the reason."""
+        reasons = dict.fromkeys(PER_TOKEN, "images have no tokens") if self._kind.reads_images else {}
+        if self._kind.answers != "completions":
+            reasons |= dict.fromkeys(OF_GENERATION, "the task generates no text")
+        return reasons
 
     def _reason(self, meter: str) -> str:
         if not getattr(self._settings, meter):
@@ -242,11 +287,20 @@ class Meters:
         """Counted once per process for one form of this method on this model: FLOPs do not depend on the seed."""
         settings = self._plan.settings
         method = None if form == "base" else dict(settings.method)
-        what = {"method": method, "model": asdict(settings.model), "outputs": self._plan.task.outputs}
+        task = {"kind": self._plan.task.kind, "outputs": self._plan.task.outputs}
+        what = {"method": method, "model": asdict(settings.model), "task": task}
         key = digest({"form": form, "precision": self._record.precision} | what)
         if key not in _FLOPS:
             _FLOPS[key] = count()
         return _FLOPS[key]
+
+    def _at_512_tokens(self, flops: FlopsByShape) -> float | None:
+        return None if self._kind.reads_images else flops.of(1, REFERENCE_TOKENS).forward
+
+    def _answers(
+        self, backbone: Backbone, reported: Mapping[str, Examples], runner: Accelerator
+    ) -> dict[str, NDArray[np.float32]]:
+        return answers_of(backbone, reported, self._plan.settings.hardware.evaluation_batch_size, runner)
 
     def _bytes_per_example(self) -> float | None:
         kept, samples = self._record.activation_bytes, self._record.probe_batch_size
@@ -257,8 +311,9 @@ class Meters:
         record, model = self._record, self._plan.settings.model
         in_half = record.precision != "fp32"
         trained = frozenset(name for name, tensor in self._pretrained.items() if in_half and tensor.requires_grad)
+        task = self._plan.task
         self._base = forgetting.base_observation(
-            model, self._plan.task.outputs, record.device, record.precision, trained
+            model, task.kind, task.outputs, record.device, record.precision, trained
         )
         self._record.base_language_loss = self._base.language_loss
         reason = forgetting.language_head_reason(self._plan.settings.model)

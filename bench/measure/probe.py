@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.batching import Batch
 from bench.measure import compute, memory_causes
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from bench.measure.compute import Flops, FlopsByShape
     from bench.training import TrainingLoop
+    from tasks.batch import Batch
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def training_flops(loop: TrainingLoop, batch: Batch, check: Pass) -> FlopsByShap
 
     def count(samples: int, length: int) -> Flops:
         loop.model.zero_grad(set_to_none=True)
-        return compute.of_training(lambda: loop.loss(resized(batch, samples, length)))
+        return compute.of_training(lambda: loop.loss(batch.resized(samples, length)))
 
     with without_trace(loop.model):
         found = compute.by_shape(count)
@@ -93,20 +93,7 @@ def inference_flops(model: nn.Module, batch: Batch) -> FlopsByShape:
     """FLOPs of the model's forward passes by shape."""
 
     def count(samples: int, tokens: int) -> Flops:
-        inputs = resized(batch, samples, tokens).inputs
-        return compute.of_inference(model, {name: tensor for name, tensor in inputs.items() if name != "labels"})
+        return compute.of_inference(model, batch.resized(samples, tokens).unlabelled)
 
     with without_trace(model):
         return compute.by_shape(count)
-
-
-def resized(batch: Batch, samples: int, length: int) -> Batch:
-    """The batch repeated or cut to another shape, without padding."""
-    rows, columns = batch.shape
-
-    def fit(tensor: Tensor) -> Tensor:
-        repeats = (-(-samples // rows), *(-(-length // columns) for _ in tensor.shape[1:]))
-        return tensor.repeat(repeats)[:samples, ..., :length] if tensor.ndim > 1 else tensor.repeat(repeats)[:samples]
-
-    inputs = {name: fit(tensor) for name, tensor in batch.inputs.items() if name != "attention_mask"}
-    return Batch(inputs, samples, samples * length)

@@ -58,6 +58,14 @@ class Bottleneck(nn.Module):
         """Forward hook: h becomes h + f(h)."""
         return self._add(output, output)
 
+    def after_block(
+        self, block: nn.Module, arguments: tuple[Any, ...], output: Tensor | tuple[Any, ...]
+    ) -> Tensor | tuple[Any, ...]:
+        """Forward hook of a block, whose output z, alone or the first of several, becomes z + f(z)."""
+        if isinstance(output, Tensor):
+            return self._add(output, output)
+        return (self._add(output[0], output[0]), *output[1:])
+
     def before_norm(self, norm: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Forward pre-hook of a layer norm: its input s becomes s + f(norm(s)), so the norm runs twice."""
         (summed,) = arguments

@@ -7,7 +7,6 @@ correlations in [-1, 1]. A correlation of constant predictions is undefined: it 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -16,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
+
+from tasks.metrics.averages import mean_or_none as mean_or_none
 
 WITH_F1 = ("mrpc", "qqp")
 CONFIGS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
@@ -54,12 +55,6 @@ def glue_metrics(config: str, predictions: NDArray[Any], references: NDArray[Any
         f1 = float(f1_score(references, predictions, pos_label=1, zero_division=0.0))
         return {"accuracy": accuracy, "f1": f1, "combined_score": (accuracy + f1) / 2}
     return {"accuracy": accuracy}
-
-
-def mean_or_none(values: Sequence[float | None]) -> float | None:
-    """The plain mean; None as soon as one value is undefined."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _correlation(function: Any, predictions: NDArray[Any], references: NDArray[Any]) -> float | None:

@@ -52,7 +52,7 @@ def adalora(**settings: Any) -> AdaLora:
 def attached(model: Any = None, steps: int = STEPS, **settings: Any) -> AdaLora:
     method = adalora(**settings)
     model = tiny_model() if model is None else model
-    backbone = Backbone(model=model, tokenizer=None, anatomy=Anatomy(model, model.config.model_type), source="test")
+    backbone = Backbone(model=model, preprocessor=None, anatomy=Anatomy(model, model.config.model_type), source="test")
     method.check(backbone.anatomy)
     torch.manual_seed(1)
     method.attach(backbone, total_steps=steps)

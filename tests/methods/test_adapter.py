@@ -8,51 +8,31 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+from torch import Tensor, nn
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from bench.anatomy import Anatomy
-from bench.backbone import Backbone
+from bench.anatomy import FAMILIES, Anatomy
 from bench.errors import SettingsError
 from methods.adapter import VARIANTS, BottleneckAdapter
 from methods.base import trainable
+from tests.families import backbone, classifier, inputs, language_model
 
 PARALLEL = ("parallel", "scaled_parallel")
+POST_NORM = [name for name, family in FAMILIES.items() if not family.pre_norm]
+PRE_NORM = [name for name, family in FAMILIES.items() if family.pre_norm]
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
-every_family = pytest.mark.parametrize("family", ["bert", "gpt2"])
+every_equation = pytest.mark.parametrize("variant", ["houlsby", "pfeiffer", "parallel"])
+every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 def tiny_model(family: str) -> Any:
-    """Two layers of width 32 without dropout, always the same weights; layer norms are not the identity."""
+    """The family's tiny classifier, always the same; its norms and layer scales are not the identity."""
+    model = classifier(family)
     torch.manual_seed(0)
-    if family == "bert":
-        config = BertConfig(
-            vocab_size=50,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-        model: Any = BertForSequenceClassification(config)
-    else:
-        dropouts = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        model = GPT2ForSequenceClassification(
-            GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, pad_token_id=0, **dropouts)
-        )
     for name, parameter in model.named_parameters():
-        if "LayerNorm" in name or "ln_" in name:
-            torch.nn.init.normal_(parameter, mean=1.0, std=0.2)
-    return model.eval()
+        if "norm" in name.lower() or "ln_" in name or "lambda1" in name:
+            nn.init.normal_(parameter, mean=1.0, std=0.2)
+    return model
 
 
 def adapter(variant: str = "pfeiffer", **settings: Any) -> BottleneckAdapter:
@@ -63,10 +43,10 @@ def adapter(variant: str = "pfeiffer", **settings: Any) -> BottleneckAdapter:
 def attached(variant: str, family: str = "bert", model: Any = None, **settings: Any) -> BottleneckAdapter:
     method = adapter(variant, **settings)
     model = tiny_model(family) if model is None else model
-    backbone = Backbone(model=model, tokenizer=None, anatomy=Anatomy(model, model.config.model_type), source="test")
-    method.check(backbone.anatomy)
+    base = backbone(model)
+    method.check(base.anatomy)
     torch.manual_seed(1)
-    method.attach(backbone, total_steps=10)
+    method.attach(base, total_steps=10)
     return method
 
 
@@ -79,30 +59,38 @@ def perturbed(method: BottleneckAdapter) -> BottleneckAdapter:
     return method
 
 
-def inputs() -> Tensor:
-    return torch.randint(1, 50, (3, 7), generator=torch.Generator().manual_seed(3))
-
-
 def logits(model: Any) -> Tensor:
+    batch = inputs(model.config.model_type)
     with torch.no_grad():
-        return model(input_ids=inputs()).logits
+        return model(**{name: x.to(model.dtype) if x.is_floating_point() else x for name, x in batch.items()}).logits
 
 
-def bottleneck(method: BottleneckAdapter, position: str, hidden: Tensor) -> Tensor:
-    """f of block 0, from its weights."""
-    f = method.backbone.anatomy.blocks[0][1].get_submodule(position)
+def bottleneck(method: BottleneckAdapter, position: str, hidden: Tensor, block: int = 0) -> Tensor:
+    """f of a block, from its weights."""
+    f = method.backbone.anatomy.blocks[block][1].get_submodule(position)
     inner = torch.tanh(hidden @ f.down.weight.T + f.down.bias)
     return method.scale * (inner @ f.up.weight.T + f.up.bias)
 
 
-def seen(model: Any, *names: str) -> dict[str, tuple[tuple[Tensor, ...], Tensor]]:
-    """Positional arguments and output of the named modules in one forward pass."""
-    calls: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
-    for name in names:
-        module = model.get_submodule(name)
-        module.register_forward_hook(lambda _, arguments, output, name=name: calls.update({name: (arguments, output)}))
-    logits(model)
+def seen(method: BottleneckAdapter, block: int) -> dict[str, Any]:
+    """What went into each part of a block, and out of the block, in one forward pass."""
+    anatomy, calls = method.backbone.anatomy, {}
+    for part in (part for role in anatomy.family.roles for part in anatomy.find(role) if part.block == block):
+        part.module.register_forward_hook(lambda _, given, __, role=part.role: calls.update({role: given[0]}))
+    anatomy.blocks[block][1].register_forward_hook(lambda _, __, output: calls.update(block=output))
+    logits(method.backbone.model)
+    calls["block"] = calls["block"][0] if isinstance(calls["block"], tuple) else calls["block"]
     return calls
+
+
+def contribution(method: BottleneckAdapter, sublayer: str, block: int, hidden: Tensor) -> Tensor:
+    """h: what the sublayer's last dense layer, and DINOv2's layer scale, make of `hidden`; no hook runs."""
+    anatomy = method.backbone.anatomy
+    dense = anatomy.find({"attention": "attention.output", "ffn": "ffn.down"}[sublayer])[block].module
+    h = dense.forward(hidden)
+    if method.backbone.model.config.model_type == "dinov2":
+        h = h * anatomy.find(f"sublayer.{sublayer}_output")[block].module.lambda1
+    return h
 
 
 @pytest.mark.parametrize(
@@ -153,42 +141,59 @@ def test_without_its_up_projection_an_adapter_leaves_the_base_model_as_it_is(var
     assert torch.equal(logits(method.backbone.model), logits(tiny_model(family)))
 
 
-@pytest.mark.parametrize("variant", ["houlsby", "pfeiffer", "parallel"])
-def test_a_post_norm_block_computes_the_variants_equation(variant: str) -> None:
-    method = perturbed(attached(variant, scale=0.7))
-    name = "bert.encoder.layer.0.output"
-    (inner, x), out = seen(method.backbone.model, name)[name]
-    layer = method.backbone.model.get_submodule(name)
-    h = inner @ layer.dense.weight.T + layer.dense.bias
-
-    def norm(hidden: Tensor) -> Tensor:
-        return functional.layer_norm(hidden, (32,), layer.LayerNorm.weight, layer.LayerNorm.bias, layer.LayerNorm.eps)
-
-    reads = {"houlsby": h, "pfeiffer": norm(h + x), "parallel": x}[variant]
-    torch.testing.assert_close(out, norm(h + x + bottleneck(method, "adapter_ffn", reads)))
+@every_equation
+@pytest.mark.parametrize("family", POST_NORM)
+def test_a_post_norm_block_computes_the_variants_equation(family: str, variant: str) -> None:
+    method = perturbed(attached(variant, family, scale=0.7))
+    calls = seen(method, 0)
+    norm = method.backbone.anatomy.find("norm.ffn")[0].module.forward
+    x, h = calls["ffn.up"], contribution(method, "ffn", 0, calls["ffn.down"])
+    reads = {"houlsby": h, "pfeiffer": norm(x + h), "parallel": x}[variant]
+    torch.testing.assert_close(calls["block"], norm(x + h + bottleneck(method, "adapter_ffn", reads)))
 
 
-@pytest.mark.parametrize("variant", ["houlsby", "pfeiffer", "parallel"])
-def test_a_pre_norm_block_computes_the_variants_equation(variant: str) -> None:
-    method = perturbed(attached(variant, "gpt2", scale=0.7))
-    names = [f"transformer.h.0{suffix}" for suffix in ("", ".ln_2", ".mlp.c_proj")]
-    calls = seen(method.backbone.model, *names)
-    (x,), normalised = calls["transformer.h.0.ln_2"]
-    h = calls["transformer.h.0.mlp.c_proj"][1]
-    reads = {"houlsby": h, "pfeiffer": h + x, "parallel": normalised}[variant]
-    expected = x + h + bottleneck(method, "adapter_ffn", reads)
-    torch.testing.assert_close(calls["transformer.h.0"][1], expected)
+@every_equation
+@pytest.mark.parametrize(("family", "block"), [*((family, 0) for family in PRE_NORM), ("t5", 3), ("swin", 2)])
+def test_a_pre_norm_block_computes_the_variants_equation(family: str, block: int, variant: str) -> None:
+    method = perturbed(attached(variant, family, scale=0.7))
+    calls = seen(method, block)
+    norm = method.backbone.anatomy.find("norm.ffn")[block].module.forward
+    x, h = calls["norm.ffn"], contribution(method, "ffn", block, calls["ffn.down"])
+    reads = {"houlsby": h, "pfeiffer": x + h, "parallel": norm(x)}[variant]
+    torch.testing.assert_close(calls["block"], x + h + bottleneck(method, "adapter_ffn", reads, block))
 
 
-def test_houlsby_adapts_the_attention_output_before_it_is_added() -> None:
-    method = perturbed(attached("houlsby"))
-    name = "bert.encoder.layer.0.attention.output"
-    (inner, x), out = seen(method.backbone.model, name)[name]
-    layer = method.backbone.model.get_submodule(name)
-    h = inner @ layer.dense.weight.T + layer.dense.bias
-    summed = h + x + bottleneck(method, "adapter_attention", h)
-    norm = layer.LayerNorm
-    torch.testing.assert_close(out, functional.layer_norm(summed, (32,), norm.weight, norm.bias, norm.eps))
+@pytest.mark.parametrize("family", POST_NORM)
+def test_houlsby_adapts_the_attention_output_before_it_is_added_and_normalised(family: str) -> None:
+    method = perturbed(attached("houlsby", family))
+    calls = seen(method, 0)
+    norm = method.backbone.anatomy.find("norm.attention")[0].module.forward
+    x, h = calls["attention.value"], contribution(method, "attention", 0, calls["attention.output"])
+    torch.testing.assert_close(calls["ffn.up"], norm(x + h + bottleneck(method, "adapter_attention", h)))
+
+
+@pytest.mark.parametrize(("family", "block"), [(name, 2 if name == "swin" else 0) for name in PRE_NORM])
+def test_houlsby_adapts_the_attention_output_before_it_is_added(family: str, block: int) -> None:
+    method = perturbed(attached("houlsby", family))
+    calls = seen(method, block)
+    x, h = calls["norm.attention"], contribution(method, "attention", block, calls["attention.output"])
+    expected = x + h + bottleneck(method, "adapter_attention", h, block).view_as(x)
+    torch.testing.assert_close(calls["norm.ffn"], expected)
+
+
+def test_an_adapter_is_as_wide_as_its_block() -> None:
+    model = attached("pfeiffer", "swin").backbone.model
+    shapes = [
+        tuple(tensor.shape) for name, tensor in model.named_parameters() if name.endswith("adapter_ffn.down.weight")
+    ]
+    assert shapes == [(8, 32), (8, 32), (16, 64)]
+
+
+@every_variant
+def test_a_language_model_trains_its_adapters_alone(variant: str) -> None:
+    names = [name for name, _ in trainable(attached(variant, model=language_model("llama")).backbone.model)]
+    assert names
+    assert all("adapter_" in name for name in names)
 
 
 def test_sequential_weights_start_with_standard_deviation_002_and_biases_at_zero() -> None:
@@ -228,7 +233,7 @@ def test_a_learned_scale_starts_where_it_is_set_and_gets_a_gradient() -> None:
     scales = [parameter for name, parameter in trainable(model) if name.endswith("adapter_ffn.scale")]
     assert [scale.tolist() for scale in scales] == [[1.0], [1.0]]
     perturbed(method)
-    model(input_ids=inputs(), labels=torch.tensor([0, 1, 0])).loss.backward()
+    model(**inputs("bert"), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
     assert all(scale.grad is not None and scale.grad.any() for scale in scales)
 
 
@@ -244,13 +249,14 @@ def test_a_deep_copy_has_adapters_of_its_own(variant: str, family: str) -> None:
     assert not torch.equal(logits(method.backbone.model), before)
 
 
+@every_family
 @every_variant
-def test_gradient_checkpointing_gives_the_same_gradients(variant: str) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(variant: str, family: str) -> None:
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
-        model = perturbed(attached(variant)).backbone.model.train()
+        model = perturbed(attached(variant, family)).backbone.model.train()
         if checkpointing:
             model.gradient_checkpointing_enable()
-        model(input_ids=inputs(), labels=torch.tensor([0, 1, 0])).loss.backward()
+        model(**inputs(family), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
         return {name: parameter.grad for name, parameter in trainable(model)}
 
     torch.testing.assert_close(gradients(True), gradients(False))

@@ -17,7 +17,7 @@ from bench.measure.throughput import StepClock
 from bench.settings import TrainingSettings
 from bench.training import TrainingLoop, accelerator, store_frozen_in
 from methods.base import Method, trainable
-from tasks.base import Examples
+from tasks.examples import TextExamples, Tokens
 from tests.conftest import METHODS
 from tests.methods.conftest import BATCH, STEPS, attached, backbone, batch, logits, padded_batch
 
@@ -25,17 +25,13 @@ every_method = pytest.mark.parametrize("name", METHODS)
 INPUTS = [batch(), padded_batch()]
 
 
-def examples() -> Examples:
+def examples() -> TextExamples:
     """Twenty random examples of five to nine tokens."""
     random = np.random.default_rng(0)
     lengths = random.integers(5, 10, 20)
-    return Examples(
-        input_ids=random.integers(4, 100, lengths.sum()).astype(np.int32),
-        token_type_ids=None,
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=random.integers(0, 3, 20),
-        ids=np.arange(20),
-    )
+    ids = random.integers(4, 100, lengths.sum()).astype(np.int32)
+    tokens = Tokens(ids, None, np.concatenate([[0], np.cumsum(lengths)]))
+    return TextExamples(tokens, random.integers(0, 3, 20), np.arange(20))
 
 
 def loop(method: Method, steps: int = STEPS) -> TrainingLoop:
@@ -216,7 +212,7 @@ def test_a_run_in_half_precision_trains_and_serves(name: str) -> None:
     training = TrainingLoop(method, examples(), settings, runner, STEPS, seed=3)
     assert np.isfinite(training.run(StepClock("cpu"), lambda point: None))
     training.release()
-    trained = outputs(method.backbone.model, examples(), 8, runner.device, runner.autocast())
+    trained = outputs(method.backbone, examples(), 8, runner.device, runner.autocast())
     method.finish()
-    served = outputs(method.backbone.model, examples(), 8, runner.device, runner.autocast())
+    served = outputs(method.backbone, examples(), 8, runner.device, runner.autocast())
     assert not difference({"": trained}, {"": served}).exceeds("bf16")

@@ -1,0 +1,1 @@
+"""How the tiny models shipped under bench/models were pretrained."""

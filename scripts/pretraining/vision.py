@@ -1,0 +1,167 @@
+"""Pretraining of the tiny ViT that the project ships: labels of generated shape scenes, from scratch.
+
+The class token answers for the scene (shape, colour, place and size of the largest shape, number of shapes, kind of
+ground), every patch token for its own patch (shape, colour, how much of it is covered and towards which side). The
+loss is the sum of the cross-entropies, each divided by the logarithm of its number of classes, plus the squared error
+of the coverage. Only the backbone is kept; a task gives it a new head.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+from scripts.pretraining.shapes import PATCH, PATCH_CLASSES, SCENE_CLASSES, SIDE, Scenes, scenes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST_BYTES = 8_000_000
+COVERAGE_WEIGHT = 4.0
+REPORT_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, besides the machine's arithmetic."""
+
+    seed: int = 20_191
+    steps: int = 2_000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.05
+    weight_decay: float = 0.05
+    gradient_norm: float = 1.0
+    threads: int = 2
+
+
+class Heads(nn.Module):
+    """One linear head per label, on the class token or on the patch tokens; gone after pretraining."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scene = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in SCENE_CLASSES.items()})
+        self.patch = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in PATCH_CLASSES.items()})
+        self.coverage = nn.Linear(width, 3)
+
+    def forward(self, hidden: Tensor, batch: Scenes) -> Tensor:
+        """The loss of the last hidden states (n, 1 + patches, width)."""
+        token, patches = hidden[:, 0], hidden[:, 1:]
+        terms = [self._entropy(head(token), batch.scene[name]) for name, head in self.scene.items()]
+        terms += [self._entropy(head(patches), batch.patch[name]) for name, head in self.patch.items()]
+        return sum(terms, COVERAGE_WEIGHT * mse_loss(self.coverage(patches), torch.from_numpy(batch.coverage)))
+
+    def _entropy(self, logits: Tensor, labels: np.ndarray) -> Tensor:
+        loss = cross_entropy(logits.flatten(0, -2), torch.from_numpy(labels).flatten())
+        return loss / math.log(logits.shape[-1])
+
+
+def architecture() -> ViTConfig:
+    """Six layers of width 192 on 64x64 pixels in patches of 8: 2.7 million parameters."""
+    return ViTConfig(
+        image_size=SIDE,
+        patch_size=PATCH,
+        hidden_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=3,
+        intermediate_size=768,
+        architectures=["ViTForImageClassification"],
+    )
+
+
+def pretrain(output: Path, steps: int | None) -> None:
+    """Train from scratch and write the model, its processor and its card into `output`; None takes all the steps.
+
+    Raises ValueError if the weights outgrow what the repository may carry.
+    """
+    recipe = Recipe() if steps is None else Recipe(steps=steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
+    try:
+        model, loss = _train(recipe)
+    finally:
+        torch.set_num_threads(threads)
+    _save(model, output)
+    size = (output / "model.safetensors").stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{output}/model.safetensors has {size} bytes; at most {MOST_BYTES} are shipped.")
+    (output / "README.md").write_text(_card(model, recipe, loss))
+
+
+def pixel_values(images: np.ndarray) -> Tensor:
+    """Images (n, 64, 64, 3) from 0 to 255 as the shipped processor hands them over: (n, 3, 64, 64) from -1 to 1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+def _train(recipe: Recipe) -> tuple[ViTModel, float]:
+    """The trained backbone and its mean loss over the last tenth of the steps."""
+    torch.manual_seed(recipe.seed)
+    model = ViTModel(architecture(), add_pooling_layer=False)
+    heads = Heads(model.config.hidden_size)
+    parameters = [*model.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
+    losses = []
+    for batch in _batches(recipe):
+        loss = heads(model(pixel_values(batch.images)).last_hidden_state, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, recipe.gradient_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if len(losses) % REPORT_EVERY == 0:
+            print(f"step {len(losses)}: loss {np.mean(losses[-REPORT_EVERY:]):.3f}", flush=True)
+    return model, float(np.mean(losses[-max(1, recipe.steps // 10) :]))
+
+
+def _batches(recipe: Recipe) -> Iterator[Scenes]:
+    rng = np.random.default_rng(recipe.seed)
+    return (scenes(recipe.batch_size, rng) for _ in range(recipe.steps))
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    """Share of the learning rate at `step`: a linear warm-up, then half a cosine to 0."""
+    warmup = max(1, round(recipe.warmup_share * recipe.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))
+
+
+def _save(model: ViTModel, output: Path) -> None:
+    """Write the weights in bfloat16, without a classifier, so that any number of classes loads."""
+    from safetensors.torch import save_file
+
+    output.mkdir(parents=True, exist_ok=True)
+    weights = {f"vit.{name}": tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, output / "model.safetensors", metadata={"format": "pt"})
+    model.config.dtype = "bfloat16"
+    model.config.save_pretrained(output)
+    (output / "preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=2) + "\n")
+
+
+PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": SIDE, "width": SIDE},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+"""The processor's settings; resample 2 is bilinear."""
+
+
+def _card(model: ViTModel, recipe: Recipe, loss: float) -> str:
+    return ""

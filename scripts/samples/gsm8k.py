@@ -1,0 +1,220 @@
+"""A small built-in sample of arithmetic word problems in the layout of the hub repository openai/gsm8k, config main.
+
+All text is made up here from templates and word lists; none of it is GSM8K text. Rows are drawn with fixed seeds, so
+that a rerun writes the same bytes. A template is a question with slots and its worked lines, in which `[d = a + b]`
+names an intermediate result d; it is realised as "3 + 4 = <<3+4=7>>7", the form of the calculator annotations.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, Features, Value
+
+SEED = 17
+ROWS = {"train": 1500, "test": 250}
+LARGEST_RESULT = 200
+FEATURES = Features({"question": Value("string"), "answer": Value("string")})
+NAMES = tuple(
+    "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Leo Mara Nils Olga Paul Rosa Sam Tina Umar Vera Will Yara Zoe".split()
+)
+THINGS = tuple(
+    "apples books cards coins cups eggs flowers hats keys lemons marbles pears pencils plums rings shells stamps"
+    " stones toys tickets".split()
+)
+CONTAINERS = tuple("bags baskets boxes bowls jars shelves trays crates".split())
+SUM = re.compile(r"\[(\w) = (\w) ([-+*/]) (\w)\]")
+
+Numbers = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A question and its worked lines, each with one sum, over the numbers that `choices` allows for every letter."""
+
+    question: str
+    lines: tuple[str, ...]
+    choices: dict[str, Sequence[int]]
+
+
+TEMPLATES = (
+    Template(
+        "{A} has {a} {things}. {B} brings {b} more, and later {A} gives {c} away. How many {things} does {A} still have?",
+        ("With the new ones {A} has [d = a + b] {things}.", "{A} still has [e = d - c] {things}."),
+        {"a": range(8, 41), "b": range(3, 21), "c": range(2, 16)},
+    ),
+    Template(
+        "A shop sells {things} for {a} dollars each. {A} takes {b} of them and pays with a {c} dollar bill. "
+        "How many dollars does {A} get back?",
+        ("The {things} cost [d = a * b] dollars.", "{A} gets back [e = c - d] dollars."),
+        {"a": range(2, 10), "b": range(2, 10), "c": (20, 50, 100)},
+    ),
+    Template(
+        "{A} packs {a} {things} into each of {b} {boxes} and has {c} left over. How many {things} did {A} start with?",
+        ("The {boxes} hold [d = a * b] {things}.", "{A} started with [e = d + c] {things}."),
+        {"a": range(2, 13), "b": range(2, 10), "c": range(2, 20)},
+    ),
+    Template(
+        "{A} collects {a} {things} a day for {b} days and then shares them equally among {c} friends. "
+        "How many {things} does each friend get?",
+        ("{A} collects [d = a * b] {things}.", "Each friend gets [e = d / c] {things}."),
+        {"a": range(2, 13), "b": range(2, 10), "c": range(2, 10)},
+    ),
+    Template(
+        "{A} has {a} {things} and {B} has {b} times as many. How many {things} do they have together?",
+        ("{B} has [d = a * b] {things}.", "Together they have [e = a + d] {things}."),
+        {"a": range(3, 16), "b": range(2, 8)},
+    ),
+    Template(
+        "{A} has {a} {things}. {B} has {b} fewer than {A}. How many {things} do {A} and {B} have altogether?",
+        ("{B} has [d = a - b] {things}.", "Altogether they have [e = a + d] {things}."),
+        {"a": range(12, 51), "b": range(2, 12)},
+    ),
+    Template(
+        "A class of {a} children and {b} teachers rides in vans with {c} seats each. How many vans does the class need?",
+        ("There are [d = a + b] people.", "They need [e = d / c] vans."),
+        {"a": range(12, 61), "b": range(2, 9), "c": range(3, 11)},
+    ),
+    Template(
+        "{A} earns {a} dollars an hour. {A} works {b} hours on Monday and {c} hours on Tuesday. "
+        "How many dollars does {A} earn on both days?",
+        ("{A} works [d = b + c] hours.", "{A} earns [e = d * a] dollars."),
+        {"a": range(3, 13), "b": range(2, 8), "c": range(2, 8)},
+    ),
+    Template(
+        "{A} has {a} dollars. A book costs {b} dollars and a pen costs {c} dollars. "
+        "How many dollars are left after {A} buys both?",
+        ("The two cost [d = b + c] dollars.", "[e = a - d] dollars are left."),
+        {"a": range(30, 91), "b": range(8, 21), "c": range(2, 10)},
+    ),
+    Template(
+        "A bag holds {a} red {things} and {b} more blue {things} than red ones. How many {things} are in the bag?",
+        ("There are [d = a + b] blue {things}.", "The bag holds [e = a + d] {things}."),
+        {"a": range(5, 41), "b": range(2, 16)},
+    ),
+    Template(
+        "{A} reads {a} pages a day. The book has {c} pages. How many pages are left to read after {b} days?",
+        ("{A} reads [d = a * b] pages.", "[e = c - d] pages are left."),
+        {"a": range(4, 13), "b": range(2, 9), "c": range(60, 131, 5)},
+    ),
+    Template(
+        "{A} is {a} years old. {B} is {b} years older than {A}, and {C} is {c} years younger than {B}. How old is {C}?",
+        ("{B} is [d = a + b] years old.", "{C} is [e = d - c] years old."),
+        {"a": range(8, 41), "b": range(2, 16), "c": range(2, 12)},
+    ),
+    Template(
+        "A farm has {a} rows of {b} trees. A storm knocks down {c} trees and the farmer plants {d} new ones. "
+        "How many trees stand on the farm now?",
+        (
+            "At first there were [e = a * b] trees.",
+            "After the storm there were [f = e - c] trees.",
+            "Now there are [g = f + d] trees.",
+        ),
+        {"a": range(3, 11), "b": range(3, 11), "c": range(2, 12), "d": range(2, 16)},
+    ),
+    Template(
+        "{A} buys {a} packs of {b} {things} and {c} packs of {d} {things}. How many {things} does {A} buy in total?",
+        (
+            "The first packs hold [e = a * b].",
+            "The other packs hold [f = c * d].",
+            "In total that is [g = e + f] {things}.",
+        ),
+        {"a": range(2, 9), "b": range(2, 11), "c": range(2, 9), "d": range(2, 11)},
+    ),
+    Template(
+        "{A} picks {a} {things} and {B} picks {b}. They put them into {c} equal piles. How many {things} are in a pile?",
+        ("Together they pick [d = a + b] {things}.", "A pile has [e = d / c] {things}."),
+        {"a": range(5, 41), "b": range(5, 31), "c": range(2, 10)},
+    ),
+    Template(
+        "{A} wants to give {a} {things} to each of {b} cousins but has only {c}. How many more {things} does {A} need?",
+        ("The cousins should get [d = a * b] {things}.", "{A} needs [e = d - c] more {things}."),
+        {"a": range(3, 11), "b": range(3, 10), "c": range(4, 26)},
+    ),
+    Template(
+        "There are {a} people on a bus. At the first stop {b} get off and {c} get on, and at the next stop {d} get off. "
+        "How many people are on the bus now?",
+        (
+            "After {b} got off there were [e = a - b] people.",
+            "After {c} got on there were [f = e + c] people.",
+            "Now there are [g = f - d] people.",
+        ),
+        {"a": range(20, 61), "b": range(2, 13), "c": range(2, 13), "d": range(2, 13)},
+    ),
+    Template(
+        "{A} fills {b} {boxes} and {B} fills {c} {boxes}, with {a} {things} in each. "
+        "How many more {things} does {A} pack than {B}?",
+        ("{A} fills [d = b - c] more {boxes}.", "{A} packs [e = a * d] more {things}."),
+        {"a": range(2, 13), "b": range(6, 16), "c": range(2, 9)},
+    ),
+    Template(
+        "{A} and {B} run for {c} days. Every day {A} runs {a} miles and {B} runs {b} miles. "
+        "How many miles do the two run in all?",
+        ("In a day they run [d = a + b] miles.", "In {c} days they run [e = c * d] miles."),
+        {"a": range(2, 9), "b": range(2, 9), "c": range(2, 10)},
+    ),
+    Template(
+        "{A} puts {a} {things} evenly on {b} {boxes} and then adds {c} to every one. "
+        "How many {things} does each of the {boxes} hold?",
+        ("At first each holds [d = a / b] {things}.", "Then each holds [e = d + c] {things}."),
+        {"a": range(12, 91), "b": range(2, 10), "c": range(2, 12)},
+    ),
+)
+
+
+def rows(split: str) -> list[dict[str, str]]:
+    """The rows of "train" or "test"; no question occurs twice or in both."""
+    rng = random.Random(f"{SEED} gsm8k")
+    drawn: dict[str, str] = {}
+    while len(drawn) < sum(ROWS.values()):
+        question, answer = _problem(rng, TEMPLATES[len(drawn) % len(TEMPLATES)])
+        drawn.setdefault(question, answer)
+    problems = [{"question": question, "answer": answer} for question, answer in drawn.items()]
+    rng.shuffle(problems)
+    return problems[: ROWS["train"]] if split == "train" else problems[ROWS["train"] :]
+
+
+def write(folder: Path) -> None:
+    """Write <folder>/main/train-00000-of-00001.parquet and the same for test."""
+    (folder / "main").mkdir(parents=True, exist_ok=True)
+    for split in ROWS:
+        Dataset.from_list(rows(split), features=FEATURES).to_parquet(folder / f"main/{split}-00000-of-00001.parquet")
+
+
+def _problem(rng: random.Random, template: Template) -> tuple[str, str]:
+    """Question and answer for words and numbers under which every result is a whole number from 1 to the largest."""
+    a, b, c = rng.sample(NAMES, 3)
+    words = {"A": a, "B": b, "C": c, "things": rng.choice(THINGS), "boxes": rng.choice(CONTAINERS)}
+    while True:
+        numbers = {letter: rng.choice(choices) for letter, choices in template.choices.items()}
+        solution = _solution(template.lines, numbers)
+        if solution is not None:
+            return template.question.format(**words, **numbers), solution.format(**words, **numbers)
+
+
+def _solution(lines: tuple[str, ...], numbers: Numbers) -> str | None:
+    """The lines with their sums worked out, whose results join `numbers`; None if a result is out of bounds."""
+    worked, result = [], None
+    for line in lines:
+        found = SUM.search(line)
+        if found is None:
+            raise ValueError(f"The line '{line}' has no sum such as [c = a + b].")
+        letter, operator = found[1], found[3]
+        left, right = numbers[found[2]], numbers[found[4]]
+        result = _result(left, operator, right)
+        if result is None:
+            return None
+        numbers[letter] = result
+        sum_text = f"{left} {operator} {right} = <<{left}{operator}{right}={result}>>{result}"
+        worked.append(line.replace(found[0], sum_text))
+    return "\n".join([*worked, f"#### {result}"])
+
+
+def _result(left: int, operator: str, right: int) -> int | None:
+    """Value of one operation; None where it is not a whole number from 1 to the largest."""
+    if operator == "/":
+        return left // right if left % right == 0 else None
+    value = {"+": left + right, "-": left - right, "*": left * right}[operator]
+    return value if 1 <= value <= LARGEST_RESULT else None

@@ -1,0 +1,146 @@
+"""GSM8K: grade school mathematics in words, Cobbe et al. 2021, arXiv:2110.14168.
+
+Trained on question -> worked answer with the loss on the answer alone; scored by greedy completions of the whole test
+split without examples in the prompt. Two rules read the number from a completion, both in every row: the headline
+`exact_match_strict` takes what follows "####", `exact_match_flexible` the last number (EleutherAI's
+lm-evaluation-harness, task gsm8k). `exact_match_numeric` is the harness's own, more forgiving reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from bench.errors import DataError, SettingsError, suggestion
+from tasks.base import Columns, Examples, Scores
+from tasks.examples import PromptedExamples, Tokens
+from tasks.metrics import gsm8k
+from tasks.prompted import check_form, check_template, filled, require_decoder, rows
+from tasks.sources import TRAIN_SPLIT
+from tasks.text import drawn, padding_id, require_columns
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from bench.generation import Completion
+    from tasks.sources import Source
+
+ANNOTATIONS = ("strip", "keep")
+COLUMNS = ("question", "answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gsm8kTask:
+    """Described by `conf/task/gsm8k.yaml`.
+
+    `annotations` says whether the calculator's "<<16-3=13>>" stay in the training targets. `form` is the form of the
+    model that generates: "inference" (merged where the method merges) or "trained".
+    """
+
+    kind: ClassVar[str] = "generation"
+    outputs: ClassVar[int] = 1
+    headline: ClassVar[str] = "exact_match_strict"
+
+    repository: str
+    revision: str | None
+    config: str
+    template: str
+    annotations: str
+    stops: Sequence[str]
+    max_new_tokens: int
+    form: str
+    reported_splits: Sequence[str]
+    max_length: int
+    epochs: float
+
+    def __post_init__(self) -> None:
+        for name in ("stops", "reported_splits"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.annotations not in ANNOTATIONS:
+            known = suggestion(self.annotations, ANNOTATIONS)
+            raise SettingsError(f"task.annotations={self.annotations} is unknown.{known}")
+        check_form(self.form)
+        check_template(self.template, ("question",))
+
+    @property
+    def scored_form(self) -> str:
+        """The form of the model that generates."""
+        return self.form
+
+    @property
+    def configs(self) -> Sequence[str]:
+        """Folders of the repository that the task reads."""
+        return (self.config,)
+
+    def scored_splits(self, source: Source) -> Sequence[str]:
+        """The splits that are scored."""
+        return self.reported_splits
+
+    def subset(self, source: Source) -> str | None:
+        """The benchmark prescribes no subset."""
+        return None
+
+    def encode(
+        self,
+        source: Source,
+        split: str,
+        preprocessor: PreTrainedTokenizerBase,
+        max_length: int | None,
+        at_most: int | None,
+    ) -> PromptedExamples:
+        """Questions with their worked answers to train on, or the questions alone."""
+        where = f"split '{split}' in {source.folder}"
+        table = source.read(split)
+        require_columns(table, COLUMNS, where)
+        require_decoder(preprocessor)
+        chosen = drawn(table.num_rows, at_most)
+        ids = np.arange(table.num_rows) if chosen is None else chosen
+        questions = [{"question": question} for question in table.column("question").take(ids).to_pylist()]
+        answers = table.column("answer").take(ids).to_pylist()
+        unmarked = [answer for answer in answers if gsm8k.MARKER not in answer]
+        if unmarked:
+            raise DataError(f"The {where} has an answer without '{gsm8k.MARKER}': {unmarked[0][:80]!r}.")
+        training = split == TRAIN_SPLIT
+        prompts = [filled(self.template, question) for question in questions]
+        targets = [f" {self._target(answer)}" if training else "" for answer in answers]
+        encoded = rows(preprocessor, prompts, targets, closed=training)
+        kept = [
+            i for i, row in enumerate(encoded) if not training or max_length is None or len(row.tokens) <= max_length
+        ]
+        if not kept:
+            raise DataError(f"Every example of the {where} is longer than training.max_length={max_length}.")
+        return PromptedExamples(
+            Tokens.of([encoded[i].tokens for i in kept], padding_id(preprocessor)),
+            np.array([gsm8k.gold_number(answers[i]) for i in kept], object),
+            ids[kept],
+            {"answer": [answers[i] for i in kept]},
+            len(encoded) - len(kept),
+            np.array([encoded[i].prompt_length for i in kept]),
+        )
+
+    def predict(self, answers: Sequence[Completion], examples: Examples) -> Columns:
+        """The number that each rule reads from a completion, whether it is right, and the completion itself."""
+        texts = [completion.text for completion in answers]
+        strict, flexible = [gsm8k.strict(text) for text in texts], [gsm8k.flexible(text) for text in texts]
+        golds = examples.columns["answer"]
+        return {
+            "prediction": strict,
+            "flexible": flexible,
+            "correct_strict": [gsm8k.is_match(found, gold) for found, gold in zip(strict, golds, strict=True)],
+            "correct_flexible": [gsm8k.is_match(found, gold) for found, gold in zip(flexible, golds, strict=True)],
+            "generated": texts,
+            "new_tokens": [completion.new_tokens for completion in answers],
+            "truncated": [completion.truncated for completion in answers],
+        }
+
+    def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
+        """The exact matches under three rules, and the share of completions without a strict answer."""
+        (split,) = predictions
+        metrics = gsm8k.gsm8k_metrics(predictions[split]["generated"], examples[split].columns["answer"])
+        return Scores(100 * metrics[self.headline], dict(metrics))
+
+    def _target(self, answer: str) -> str:
+        return gsm8k.strip_annotations(answer) if self.annotations == "strip" else answer

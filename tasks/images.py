@@ -1,0 +1,200 @@
+"""Image classification: images decoded and resized once, kept as bytes, normalised on the device.
+
+The whole image is resized to the model's own size, bilinear with antialiasing, without crop and without augmentation:
+what the Visual Task Adaptation Benchmark does (Zhai et al. 2019, arXiv:1910.04867) for every task alike.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bench import cache
+from bench.errors import DataError, one_line
+from bench.identity import digest
+from tasks.base import Columns, Scores
+from tasks.batch import ImageBatch
+from tasks.text import class_names, drawn, require_between, require_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from tasks.base import Examples
+    from tasks.sources import Source
+
+CHANNELS = 3
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What a vision model reads: `size` x `size` pixels, each channel less `mean`, by `std`, both of a 0..1 scale."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ImageExamples:
+    """Images of one size, `pixels` (examples, height, width, channels) as bytes; `labels` and `ids` (examples,)."""
+
+    pixels: NDArray[np.uint8]
+    format: ImageFormat
+    labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    columns: Columns = field(default_factory=dict)
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """All images have one size."""
+        return np.ones(len(self), np.int64)
+
+    def batch(self, indices: NDArray[np.int64]) -> ImageBatch:
+        """The images at `indices`, channels first, still as bytes."""
+        import torch
+
+        pixels = torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2).contiguous()
+        inputs = {"pixel_values": pixels, "labels": torch.from_numpy(self.labels[indices])}
+        return ImageBatch(inputs, len(indices), 0, self.format.mean, self.format.std)
+
+    def question(self, indices: NDArray[np.int64]) -> ImageBatch:
+        """The same in evaluation."""
+        return self.batch(indices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTask:
+    """Images with one class each, scored by accuracy; described by a YAML in `conf/task`."""
+
+    scored_form: ClassVar[str] = "trained"
+    kind: ClassVar[str] = "image_classification"
+    headline: ClassVar[str] = "accuracy"
+
+    repository: str
+    revision: str | None
+    config: str
+    image_column: str
+    label_column: str
+    classes: int
+    reported_splits: Sequence[str]
+    max_length: None
+    epochs: float
+    generated: str | None = None
+    """Generator of the built-in sample; null where the sample is a file or there is none."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reported_splits", tuple(self.reported_splits))
+
+    @property
+    def configs(self) -> Sequence[str]:
+        """Folders of the repository that the task reads."""
+        return (self.config,)
+
+    def scored_splits(self, source: Source) -> Sequence[str]:
+        """The splits that are scored."""
+        return self.reported_splits
+
+    def subset(self, source: Source) -> str | None:
+        """The benchmark prescribes no subset."""
+        return None
+
+    @property
+    def outputs(self) -> int:
+        """Classes."""
+        return self.classes
+
+    def encode(
+        self, source: Source, split: str, preprocessor: ImageFormat, max_length: int | None, at_most: int | None
+    ) -> Examples:
+        """One split, decoded and resized, or found in this machine's cache."""
+        table = source.read(split)
+        rows = drawn(table.num_rows, at_most)
+        rows = np.arange(table.num_rows) if rows is None else rows
+        return self.examples(table, rows, preprocessor, source, split)
+
+    def examples(
+        self, table: pa.Table, rows: NDArray[np.int64], preprocessor: ImageFormat, source: Source, split: str
+    ) -> ImageExamples:
+        """The rows of a table as images with labels; a row's number is its id."""
+        where = f"split '{split}' in {source.folder}"
+        require_columns(table, [self.image_column], where)
+        labels = self.labels_of(table, where)[rows]
+        require_between(labels, self.classes - 1, where)
+        what = {"source": source.revision, "repository": self.repository, "config": self.config, "split": split}
+        pixels = _cached(
+            what | {"size": preprocessor.size, "rows": rows.tolist(), "version": CACHE_VERSION},
+            table.column(self.image_column).take(rows),
+            preprocessor.size,
+            where,
+        )
+        return ImageExamples(pixels, preprocessor, labels, rows)
+
+    def labels_of(self, table: pa.Table, where: str) -> NDArray[np.int64]:
+        """The class of every row. Raises DataError for another number of named classes."""
+        require_columns(table, [self.label_column], where)
+        names = class_names(table, self.label_column)
+        if names is not None and len(names) != self.classes:
+            raise DataError(f"The {where} has {len(names)} classes; the task declares {self.classes}.")
+        return np.asarray(table.column(self.label_column), np.int64)
+
+    def predict(self, answers: NDArray[np.float32], examples: Examples) -> Columns:
+        """The class of the largest logit, the lowest id among equals."""
+        return {"prediction": answers.argmax(axis=1), "scores": list(answers)}
+
+    def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
+        """Accuracy, and beside it that of the most frequent class, which shows a collapse."""
+        (split,) = predictions
+        labels = examples[split].labels
+        accuracy = float(np.mean(np.asarray(predictions[split]["prediction"]) == labels))
+        return Scores(
+            100 * accuracy, {"accuracy": accuracy, "majority_share": float(np.bincount(labels).max() / len(labels))}
+        )
+
+
+def _cached(key: Mapping[str, Any], images: pa.ChunkedArray, size: int, where: str) -> NDArray[np.uint8]:
+    """Pixels (images, size, size, 3) under this key, memory-mapped; made where they are not there yet."""
+    file = cache.FOLDER / "images" / f"{digest(key)}.npy"
+    if not file.exists():
+        pixels = _decoded(images, size, where)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
+            np.save(part, pixels)
+        os.replace(part.name, file)
+    return np.load(file, mmap_mode="r")
+
+
+def _decoded(images: pa.ChunkedArray, size: int, where: str) -> NDArray[np.uint8]:
+    """Decode and resize; Pillow lets several threads do so at once. Raises DataError for a broken image."""
+
+    def one(position: int) -> NDArray[np.uint8]:
+        try:
+            return resized(images[position].as_py(), size)
+        except (OSError, TypeError, KeyError, ValueError) as error:
+            raise DataError(f"Image {position} of the {where} cannot be read: {one_line(error)[:200]}") from error
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return np.stack(list(threads.map(one, range(len(images)))))
+
+
+def resized(stored: Mapping[str, Any], size: int) -> NDArray[np.uint8]:
+    """An image as the hub stores it ({bytes, path}) as RGB bytes (size, size, 3)."""
+    from PIL import Image
+
+    content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        image = image.convert("RGB")
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))

@@ -1,0 +1,154 @@
+"""Multiple choice by likelihood, for decoders: the continuation of a question that the model finds most likely.
+
+Trained on the right continuation with the loss on it alone. `accuracy` compares the sums of log-probabilities,
+`accuracy_normalised` the sums by the number of characters of each choice, as EleutherAI's lm-evaluation-harness does
+(its acc and acc_norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bench.errors import DataError, SettingsError, suggestion
+from tasks.base import Columns, Examples, Scores
+from tasks.examples import ContinuationExamples, Tokens
+from tasks.prompted import Row, check_form, check_template, filled, require_decoder, rows
+from tasks.sources import TRAIN_SPLIT
+from tasks.text import drawn, padding_id, require_columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+    from tasks.sources import Source
+
+HEADLINES = ("accuracy", "accuracy_normalised")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodTask:
+    """A question with labelled choices and a key, in the columns of the AI2 sets; described by a YAML in `conf/task`."""
+
+    kind: ClassVar[str] = "likelihood"
+    outputs: ClassVar[int] = 1
+
+    repository: str
+    revision: str | None
+    config: str
+    question_column: str
+    template: str
+    headline: str
+    form: str
+    reported_splits: Sequence[str]
+    max_length: int
+    epochs: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reported_splits", tuple(self.reported_splits))
+        if self.headline not in HEADLINES:
+            raise SettingsError(f"task.headline={self.headline} is unknown.{suggestion(self.headline, HEADLINES)}")
+        check_form(self.form)
+        check_template(self.template, ("question",))
+
+    @property
+    def scored_form(self) -> str:
+        """The form of the model that is scored."""
+        return self.form
+
+    @property
+    def configs(self) -> Sequence[str]:
+        """Folders of the repository that the task reads."""
+        return (self.config,)
+
+    def scored_splits(self, source: Source) -> Sequence[str]:
+        """The splits that are scored."""
+        return self.reported_splits
+
+    def subset(self, source: Source) -> str | None:
+        """The benchmark prescribes no subset."""
+        return None
+
+    def encode(
+        self,
+        source: Source,
+        split: str,
+        preprocessor: PreTrainedTokenizerBase,
+        max_length: int | None,
+        at_most: int | None,
+    ) -> ContinuationExamples:
+        """Every question with each of its choices."""
+        where = f"split '{split}' in {source.folder}"
+        table = source.read(split)
+        require_columns(table, (self.question_column, "choices", "answerKey"), where)
+        require_decoder(preprocessor)
+        chosen = drawn(table.num_rows, at_most)
+        ids = np.arange(table.num_rows) if chosen is None else chosen
+        questions = [_Question.of(row, self.question_column, where) for row in table.take(ids).to_pylist()]
+        encoded = [self._rows(preprocessor, question) for question in questions]
+        kept = np.arange(len(encoded))
+        if split == TRAIN_SPLIT and max_length is not None:
+            kept = np.array([i for i in kept if max(len(row.tokens) for row in encoded[i]) <= max_length], np.int64)
+        if not len(kept):
+            raise DataError(f"Every example of the {where} is longer than training.max_length={max_length}.")
+        flat = [row for i in kept for row in encoded[i]]
+        return ContinuationExamples(
+            Tokens.of([row.tokens for row in flat], padding_id(preprocessor)),
+            np.array([questions[i].right for i in kept], np.int64),
+            ids[kept],
+            dropped=len(encoded) - len(kept),
+            first_rows=np.concatenate([[0], np.cumsum([len(encoded[i]) for i in kept])]),
+            context_lengths=np.array([row.prompt_length for row in flat]),
+            characters=np.array([len(choice) for i in kept for choice in questions[i].choices]),
+        )
+
+    def predict(self, answers: NDArray[np.float32], examples: ContinuationExamples) -> Columns:
+        """The choices that both rules find, the headline's first; the lowest position among equals."""
+        starts = examples.first_rows[1:-1]
+        sums = np.split(answers.astype(np.float64), starts)
+        by_length = np.split(answers / examples.characters, starts)
+        found = {
+            "accuracy": np.array([values.argmax() for values in sums]),
+            "accuracy_normalised": np.array([values.argmax() for values in by_length]),
+        }
+        return {
+            "prediction": found[self.headline],
+            "most_likely": found["accuracy"],
+            "most_likely_normalised": found["accuracy_normalised"],
+            "log_likelihoods": sums,
+        }
+
+    def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
+        """Accuracy under both rules."""
+        (split,) = predictions
+        labels, columns = examples[split].labels, predictions[split]
+        metrics: dict[str, float | None] = {
+            "accuracy": float(np.mean(columns["most_likely"] == labels)),
+            "accuracy_normalised": float(np.mean(columns["most_likely_normalised"] == labels)),
+        }
+        return Scores(100 * (metrics[self.headline] or 0.0), metrics)
+
+    def _rows(self, tokenizer: PreTrainedTokenizerBase, question: _Question) -> list[Row]:
+        prompt = filled(self.template, {"question": question.text})
+        targets = [f" {choice}" for choice in question.choices]
+        return rows(tokenizer, [prompt] * len(targets), targets, closed=False)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A question, its choices and the position of the right one."""
+
+    text: str
+    choices: Sequence[str]
+    right: int
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], column: str, where: str) -> _Question:
+        """Read one row. Raises DataError where the key names no choice."""
+        labels = list(row["choices"]["label"])
+        if row["answerKey"] not in labels:
+            raise DataError(f"The {where} has the key '{row['answerKey']}' for choices labelled {labels}.")
+        return cls(row[column], list(row["choices"]["text"]), labels.index(row["answerKey"]))

@@ -1,0 +1,72 @@
+"""What tasks for decoders share: a prompt and the text that should follow it, as one row of tokens."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import DataError, SettingsError, suggestion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMS = ("inference", "trained")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of a prompt and what follows it, and where the prompt ends."""
+
+    tokens: list[int]
+    prompt_length: int
+
+
+def rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], targets: Sequence[str], closed: bool) -> list[Row]:
+    """Each prompt with its target, tokenised as one text; `closed` adds the end-of-sequence token.
+
+    The prompt keeps the tokens that it has alone, which are those that evaluation begins with. Where a tokenizer would
+    merge across the border, the target is therefore tokenised by itself.
+    """
+    heads = tokenizer(list(prompts))["input_ids"]
+    texts = tokenizer([prompt + target for prompt, target in zip(prompts, targets, strict=True)])["input_ids"]
+    alone = tokenizer(list(targets), add_special_tokens=False)["input_ids"]
+    end = [tokenizer.eos_token_id] if closed else []
+    joined = []
+    for head, whole, target in zip(map(_open, heads, [tokenizer] * len(heads)), texts, alone, strict=True):
+        whole = _open(whole, tokenizer)
+        tail = whole[len(head) :] if whole[: len(head)] == head else target
+        joined.append(Row([*head, *tail, *end], len(head)))
+    return joined
+
+
+def _open(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Without the end-of-sequence token that some tokenizers add."""
+    return tokens[:-1] if tokens and tokens[-1] == tokenizer.eos_token_id else tokens
+
+
+def filled(template: str, row: Mapping[str, Any]) -> str:
+    """The template with a row's columns in its fields."""
+    return template.format_map(row)
+
+
+def check_template(template: str, columns: Sequence[str]) -> None:
+    """Raise SettingsError for a field that is no column, and for white space at the end, which no target follows."""
+    for _, name, _, _ in string.Formatter().parse(template):
+        if name is not None and name not in columns:
+            raise SettingsError(f"task.template has the field '{name}'.{suggestion(name, columns)}")
+    if template != template.rstrip():
+        raise SettingsError("task.template ends in white space; the target begins with its own.")
+
+
+def check_form(form: str) -> None:
+    """Raise SettingsError for an unknown form."""
+    if form not in FORMS:
+        raise SettingsError(f"task.form={form} is unknown.{suggestion(form, FORMS)}")
+
+
+def require_decoder(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise DataError for a tokenizer that cannot end a text."""
+    if tokenizer.eos_token_id is None:
+        raise DataError("The model's tokenizer has no end-of-sequence token, so that no completion could end.")

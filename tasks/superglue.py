@@ -1,0 +1,326 @@
+"""The eight SuperGLUE tasks and its two diagnostics: Wang et al. 2019, arXiv:1905.00537.
+
+Inputs and heads are those of the official baselines for encoders (nyu-mll/jiant): pairs through the sequence
+classifier, COPA as two scored sequences, WiC and WSC as two marked spans. Scored on the validation splits. MultiRC is
+scored over questions and ReCoRD over queries, whose rows therefore stay together in every subset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bench.errors import DataError
+from tasks.base import Columns, Examples, Scores
+from tasks.examples import ChoiceExamples, SpanPairExamples, TextExamples, Tokens
+from tasks.text import SUBSET_SEED, TextTask, padding_id, require_columns, tokenised
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+    from tasks.sources import Source
+
+COPA_QUESTIONS = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}
+PLACEHOLDER = "@placeholder"
+DIAGNOSTIC_COLUMNS = {"axb": ("sentence1", "sentence2"), "axg": ("premise", "hypothesis")}
+DIAGNOSTIC_METRICS = {"axb": ("matthews_correlation", "accuracy"), "axg": ("accuracy", "gender_parity")}
+DIAGNOSTIC_SPLIT = "test"
+
+Spans = Sequence[tuple[int, int, int]]
+"""Marked spans of one example: which of its texts, first character, character after the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperGlueTask(TextTask):
+    """BoolQ, CB and RTE: a pair of texts and its class. With `diagnostics` the same model is scored on those too."""
+
+    kinds: ClassVar[Sequence[str]] = ("classification", "choice", "span_pair")
+
+    diagnostics: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "diagnostics", tuple(self.diagnostics))
+
+    @property
+    def configs(self) -> Sequence[str]:
+        """Folders of the repository that the task reads."""
+        return (self.config, *self.diagnostics)
+
+    def scored_splits(self, source: Source) -> Sequence[str]:
+        """The reported splits, and the diagnostics that the source has."""
+        present = [config for config in self.diagnostics if source.of(config).has(DIAGNOSTIC_SPLIT)]
+        return (*self.reported_splits, *(f"{config}/{DIAGNOSTIC_SPLIT}" for config in present))
+
+    def encode(
+        self,
+        source: Source,
+        split: str,
+        preprocessor: PreTrainedTokenizerBase,
+        max_length: int | None,
+        at_most: int | None,
+    ) -> Examples:
+        """Tokenise one split; a diagnostic, "axb/test", is always read as a whole."""
+        config, _, plain = split.rpartition("/")
+        if not config:
+            return super().encode(source, split, preprocessor, max_length, at_most)
+        diagnostic = SuperGlueTask(
+            **{**vars(self), "config": config, "text_columns": DIAGNOSTIC_COLUMNS[config], "diagnostics": ()}
+        )
+        return diagnostic.encode(source.of(config), plain, preprocessor, max_length, None)
+
+    def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
+        """SuperGLUE's metrics of one split, those of a diagnostic under its name."""
+        from tasks.metrics.superglue import SuperGlueMetric
+
+        config, _, _ = split.rpartition("/")
+        metric = SuperGlueMetric(config_name=config or self.config, keep_in_memory=True)
+        found = metric.compute(predictions=predictions["prediction"], references=examples.labels)
+        return {f"{config}_{name}": value for name, value in found.items()} if config else found
+
+    def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
+        """The metrics of the reported split and of the diagnostics; a diagnostic that the data lacks is null."""
+        metrics: dict[str, float | None] = {}
+        for split, columns in predictions.items():
+            metrics |= self.metrics(split, columns, examples[split])
+        absent = [
+            f"{config}_{name}"
+            for config in self.diagnostics
+            for name in DIAGNOSTIC_METRICS[config]
+            if f"{config}_{name}" not in metrics
+        ]
+        metrics |= dict.fromkeys(absent)
+        reasons = dict.fromkeys(absent, "the data source lacks this diagnostic set")
+        return Scores(100 * (metrics[self.headline] or 0.0), metrics, reasons)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopaTask(SuperGlueTask):
+    """COPA: which of two choices is the premise's cause or effect; each is scored as the premise's continuation."""
+
+    @property
+    def outputs(self) -> int:
+        """One score per choice."""
+        return 1
+
+    def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
+        """Two rows per example: premise with its question, and one choice."""
+        firsts, seconds = [], []
+        for row in table.select(self.text_columns).to_pylist():
+            firsts += 2 * [f"{row['premise']} {COPA_QUESTIONS[row['question']]}"]
+            seconds += [row["choice1"], row["choice2"]]
+        tokens = tokenised(tokenizer, [firsts, seconds], max_length)
+        return ChoiceExamples(tokens, self.labels_of(table), self.ids_of(table), choices=2)
+
+    def checked(self, table: pa.Table, where: str) -> pa.Table:
+        """The table, if every question asks for a cause or an effect."""
+        table = super().checked(table, where)
+        unknown = set(table.column("question").to_pylist()) - set(COPA_QUESTIONS)
+        if unknown:
+            raise DataError(f"The {where} has the question '{min(unknown)}'; allowed are cause and effect.")
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultircTask(SuperGlueTask):
+    """MultiRC: one row per answer option of a question about a paragraph, true or false."""
+
+    def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
+        """Paragraph and question, then the answer; where that is too long, the paragraph is cut."""
+        paragraphs, questions, answers = (table.column(name).to_pylist() for name in self.text_columns)
+        shortened = _cut(
+            tokenizer, paragraphs, [f"{q} {a}" for q, a in zip(questions, answers, strict=True)], max_length
+        )
+        firsts = [f"{paragraph} {question}" for paragraph, question in zip(shortened, questions, strict=True)]
+        columns = {"question": _field(table, "question")}
+        return TextExamples(
+            tokenised(tokenizer, [firsts, answers], max_length), self.labels_of(table), self.ids_of(table), columns
+        )
+
+    def ids_of(self, table: pa.Table) -> NDArray[np.int64]:
+        """The answer options' own numbers."""
+        return _field(table, "answer")
+
+    def chosen(self, table: pa.Table, at_most: int | None) -> NDArray[np.int64] | None:
+        """Whole questions with at most `at_most` options together."""
+        return _whole_groups(_field(table, "question"), at_most)
+
+    def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
+        """F1 over all options and exact match over questions."""
+        from tasks.metrics.superglue import multirc_metrics
+
+        questions = np.asarray(examples.columns["question"])
+        return {**multirc_metrics(np.asarray(predictions["prediction"]), examples.labels, questions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordTask(SuperGlueTask):
+    """ReCoRD: which of a passage's entities fills the gap in a query; one row per query and entity, true or false."""
+
+    def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
+        """Passage, and the query with each of its unique entities in the gap, entities in sorted order."""
+        rows = [
+            (query, entity)
+            for query in table.select([*self.text_columns, "entities", "answers", "idx"]).to_pylist()
+            for entity in sorted(set(query["entities"]))
+        ]
+        filled = [query["query"].replace(PLACEHOLDER, entity) for query, entity in rows]
+        passages = _cut(tokenizer, [query["passage"] for query, _ in rows], filled, max_length)
+        columns = {
+            "query": np.array([query["idx"]["query"] for query, _ in rows]),
+            "entity": [entity for _, entity in rows],
+            "answers": [query["answers"] for query, _ in rows],
+        }
+        labels = np.array([entity in query["answers"] for query, entity in rows], np.int64)
+        return TextExamples(tokenised(tokenizer, [passages, filled], max_length), labels, np.arange(len(rows)), columns)
+
+    def checked(self, table: pa.Table, where: str) -> pa.Table:
+        """The table, if every query has entities, and answers to be scored against. Raises DataError."""
+        require_columns(table, (*self.text_columns, "entities", "answers", "idx"), where)
+        for column in ("entities", "answers"):
+            if not all(table.column(column).to_pylist()):
+                raise DataError(f"The {where} has queries without {column}.")
+        return table
+
+    def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
+        """Exact match and F1 of each query's best entity, by the difference of its two logits."""
+        from tasks.metrics.superglue import best_entities, record_metrics
+
+        false, true = np.stack(predictions["scores"]).T
+        columns = examples.columns
+        best = best_entities(true - false, columns["query"].tolist(), columns["entity"])
+        golds = dict(zip(columns["query"].tolist(), columns["answers"], strict=True))
+        return {**record_metrics(best, golds)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WicTask(SuperGlueTask):
+    """WiC: whether a word has one meaning in two sentences; its two occurrences are the marked spans."""
+
+    def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
+        """The word, the first sentence, and the second as the pair's other text."""
+        separator = tokenizer.sep_token or "\n"
+        rows = table.to_pylist()
+        heads = [f"{row['word']} {separator} " for row in rows]
+        texts = [
+            [head + row["sentence1"] for head, row in zip(heads, rows, strict=True)],
+            [row["sentence2"] for row in rows],
+        ]
+        spans = [
+            [(0, len(head) + row["start1"], len(head) + row["end1"]), (1, row["start2"], row["end2"])]
+            for head, row in zip(heads, rows, strict=True)
+        ]
+        return _with_spans(self, table, tokenizer, texts, spans, max_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WscTask(SuperGlueTask):
+    """WSC: whether a pronoun refers to a noun phrase; both are the marked spans, told by the number of their words."""
+
+    def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
+        """The text alone."""
+        rows = table.to_pylist()
+        spans = [
+            [
+                (0, *word_span(row["text"], row["span1_index"], row["span1_text"])),
+                (0, *word_span(row["text"], row["span2_index"], row["span2_text"])),
+            ]
+            for row in rows
+        ]
+        return _with_spans(self, table, tokenizer, [[row["text"] for row in rows]], spans, max_length)
+
+
+def word_span(text: str, index: int, words: str) -> tuple[int, int]:
+    """Characters of as many words of `text` as `words` has, from word `index` on; words lie between white space."""
+    found = [match.span() for match in re.finditer(r"\S+", text)]
+    last = min(index + max(len(words.split()), 1), len(found)) - 1
+    return found[min(index, last)][0], found[last][1]
+
+
+def token_span(encoded: BatchEncoding, row: int, text: int, start: int, end: int) -> tuple[int, int] | None:
+    """The first and last token that share a character with [start, end) of one text; None where all were cut off."""
+    belongs = encoded.sequence_ids(row)
+    offsets = encoded["offset_mapping"][row]
+    touching = [
+        token
+        for token, (first, behind) in enumerate(offsets)
+        if belongs[token] == text and first < end and behind > start and behind > first
+    ]
+    return (touching[0], touching[-1]) if touching else None
+
+
+def _with_spans(
+    task: TextTask,
+    table: pa.Table,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Sequence[str]],
+    spans: Sequence[Spans],
+    max_length: int | None,
+) -> SpanPairExamples:
+    """Tokenise, and find the marked spans among the tokens. Raises DataError for a span that was cut off."""
+    encoded = tokenizer(
+        *texts, truncation=True, max_length=max_length, return_attention_mask=False, return_offsets_mapping=True
+    )
+    found = np.empty((len(spans), 2, 2), np.int64)
+    for row, marked in enumerate(spans):
+        for which, span in enumerate(marked):
+            touched = token_span(encoded, row, *span)
+            if touched is None:
+                raise DataError(
+                    f"training.max_length={max_length} cuts off a marked word of the {task.config} example "
+                    f"{task.ids_of(table)[row]}; it must be greater."
+                )
+            found[row, which] = touched
+    segments = encoded.get("token_type_ids") if len(texts) == 2 else None
+    tokens = Tokens.of(encoded["input_ids"], padding_id(tokenizer), segments)
+    return SpanPairExamples(tokens, task.labels_of(table), task.ids_of(table), spans=found)
+
+
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, longer: Sequence[str], others: Sequence[str], max_length: int | None
+) -> list[str]:
+    """The longer texts, cut at the end so that each fits beside its other text and the model's special tokens."""
+    if max_length is None:
+        return list(longer)
+    ends = {text: [end for _, end in offsets] for text, offsets in _unique_offsets(tokenizer, set(longer))}
+    sizes = {text: len(ids) for text, ids in _unique_ids(tokenizer, set(others))}
+    reserved = tokenizer.num_special_tokens_to_add(pair=True)
+
+    def fitting(text: str, other: str) -> str:
+        room = max(max_length - reserved - sizes[other], 0)
+        return text if len(ends[text]) <= room else text[: ends[text][room - 1] if room else 0]
+
+    return [fitting(text, other) for text, other in zip(longer, others, strict=True)]
+
+
+def _unique_offsets(tokenizer: PreTrainedTokenizerBase, texts: set[str]) -> Iterable[tuple[str, Any]]:
+    ordered = sorted(texts)
+    encoded = tokenizer(ordered, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return zip(ordered, encoded["offset_mapping"], strict=True)
+
+
+def _unique_ids(tokenizer: PreTrainedTokenizerBase, texts: set[str]) -> Iterable[tuple[str, Any]]:
+    ordered = sorted(texts)
+    return zip(ordered, tokenizer(ordered, add_special_tokens=False, verbose=False)["input_ids"], strict=True)
+
+
+def _field(table: pa.Table, name: str) -> NDArray[np.int64]:
+    """One number of the struct `idx` of every row."""
+    return np.array([index[name] for index in table.column("idx").to_pylist()], np.int64)
+
+
+def _whole_groups(groups: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64] | None:
+    """Positions of the rows of groups drawn with a fixed seed, so many as have at most `at_most` rows together."""
+    if at_most is None or len(groups) <= at_most:
+        return None
+    names, sizes = np.unique(groups, return_counts=True)
+    order = np.random.default_rng(SUBSET_SEED).permutation(len(names))
+    kept = max(int(np.searchsorted(np.cumsum(sizes[order]), at_most, side="right")), 1)
+    chosen: NDArray[np.int64] = np.flatnonzero(np.isin(groups, names[order[:kept]]))
+    return chosen

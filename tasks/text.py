@@ -1,0 +1,185 @@
+"""What tasks on text share: reading a table, checking it, choosing rows, tokenising sentences and pairs, scoring."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bench.errors import DataError, SettingsError, suggestion
+from tasks.base import Columns, Examples, Scores
+from tasks.examples import TextExamples, Tokens
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+    from tasks.sources import Source
+
+SUBSET_SEED = 20_190_101
+UNDEFINED = "undefined: predictions are constant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask:
+    """A task whose examples are one or two texts and a label; described by a YAML in `conf/task`.
+
+    A benchmark derives from it, says which metrics it computes, and overrides how an example is read where that is
+    really different.
+    """
+
+    kinds: ClassVar[Sequence[str]] = ("classification", "regression")
+    scored_form: ClassVar[str] = "trained"
+    highest_value: ClassVar[float] = 5.0
+    """Greatest label of a regression task; the lowest is 0."""
+
+    repository: str
+    revision: str | None
+    config: str
+    kind: str
+    text_columns: Sequence[str]
+    labels: Sequence[str]
+    headline: str
+    reported_splits: Sequence[str]
+    max_length: int
+    epochs: float
+
+    def __post_init__(self) -> None:
+        for name in ("text_columns", "labels", "reported_splits"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.kind not in self.kinds:
+            raise SettingsError(f"task.kind={self.kind} is unknown.{suggestion(self.kind, self.kinds)}")
+
+    @property
+    def configs(self) -> Sequence[str]:
+        """Folders of the repository that the task reads."""
+        return (self.config,)
+
+    def scored_splits(self, source: Source) -> Sequence[str]:
+        """The splits that are scored."""
+        return self.reported_splits
+
+    def subset(self, source: Source) -> str | None:
+        """The benchmark prescribes no subset."""
+        return None
+
+    @property
+    def outputs(self) -> int:
+        """Classes, or 1 for regression."""
+        return len(self.labels) if self.kind != "regression" else 1
+
+    def encode(
+        self,
+        source: Source,
+        split: str,
+        preprocessor: PreTrainedTokenizerBase,
+        max_length: int | None,
+        at_most: int | None,
+    ) -> Examples:
+        """Tokenise one split."""
+        table = self.checked(source.read(split), f"split '{split}' in {source.folder}")
+        rows = self.chosen(table, at_most)
+        return self.examples(table if rows is None else table.take(rows), preprocessor, max_length)
+
+    def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
+        """The rows of a table; pairs are joined by the tokenizer and cut longest first."""
+        texts = [table.column(name).to_pylist() for name in self.text_columns]
+        return TextExamples(tokenised(tokenizer, texts, max_length), self.labels_of(table), self.ids_of(table))
+
+    def labels_of(self, table: pa.Table) -> NDArray[Any]:
+        """Class ids or scores, shape (rows,)."""
+        return np.asarray(table.column("label"), np.float32 if self.kind == "regression" else np.int64)
+
+    def ids_of(self, table: pa.Table) -> NDArray[np.int64]:
+        """The rows' own numbers, shape (rows,)."""
+        return np.asarray(table.column("idx"), np.int64)
+
+    def chosen(self, table: pa.Table, at_most: int | None) -> NDArray[np.int64] | None:
+        """Positions of at most `at_most` rows, drawn with a fixed seed; None for all."""
+        return drawn(table.num_rows, at_most)
+
+    def predict(self, answers: NDArray[np.float32], examples: Examples) -> Columns:
+        """The class of the largest logit (the lowest id among equals), or the regression output itself."""
+        values: NDArray[Any] = answers[:, 0] if self.kind == "regression" else answers.argmax(axis=1)
+        return {"prediction": values, "scores": list(answers)}
+
+    def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
+        """The benchmark's metrics of one split, as fractions."""
+        raise NotImplementedError
+
+    def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
+        """The metrics of every reported split; with two validation splits the names carry the split's suffix."""
+        metrics: dict[str, float | None] = {}
+        for split, columns in predictions.items():
+            suffix = split.removeprefix("validation")
+            values = self.metrics(split, columns, examples[split])
+            metrics |= {f"{name}{suffix}": value for name, value in values.items()}
+        if len(predictions) > 1:
+            metrics |= self.combined(metrics)
+        reasons = {name: UNDEFINED for name, value in metrics.items() if value is None}
+        return Scores(100 * (metrics[self.headline] or 0.0), metrics, reasons)
+
+    def combined(self, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+        """What follows from the metrics of several splits; nothing for most tasks."""
+        return {}
+
+    def checked(self, table: pa.Table, where: str) -> pa.Table:
+        """The table, if it has the columns, the class names and labels in range. Raises DataError."""
+        require_columns(table, (*self.text_columns, "label", "idx"), where)
+        names = class_names(table)
+        if names is not None and list(names) != list(self.labels):
+            raise DataError(f"The {where} has the classes {list(names)}; the task declares {list(self.labels)}.")
+        top = self.highest_value if self.kind == "regression" else len(self.labels) - 1
+        require_between(np.asarray(table.column("label")), top, where)
+        return table
+
+
+def tokenised(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], max_length: int | None, **options: Any
+) -> Tokens:
+    """One text or a pair per row, cut longest first to `max_length` tokens with the model's own special tokens."""
+    encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False, **options)
+    segments = encoded.get("token_type_ids") if len(texts) == 2 else None
+    return Tokens.of(encoded["input_ids"], padding_id(tokenizer), segments)
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token id that fills what a batch's short rows lack."""
+    return int(tokenizer.pad_token_id or 0)
+
+
+def drawn(examples: int, at_most: int | None) -> NDArray[np.int64] | None:
+    """Positions of at most `at_most` of so many examples, ascending, drawn with a fixed seed; None for all."""
+    if at_most is None or examples <= at_most:
+        return None
+    chosen: NDArray[np.int64] = np.sort(np.random.default_rng(SUBSET_SEED).permutation(examples)[:at_most])
+    return chosen
+
+
+def require_columns(table: pa.Table, columns: Sequence[str], where: str) -> None:
+    """Raise DataError if a column is missing or has empty cells."""
+    for column in columns:
+        if column not in table.column_names:
+            raise DataError(f"The {where} lacks the column '{column}'; it has {', '.join(table.column_names)}.")
+        if table.column(column).null_count:
+            raise DataError(f"The column '{column}' of the {where} has empty cells.")
+
+
+def require_between(labels: NDArray[Any], top: float, where: str) -> None:
+    """Raise DataError if a label lies outside 0 to `top`."""
+    wrong = labels[~((labels >= 0) & (labels <= top))]
+    if len(wrong):
+        raise DataError(f"The {where} has the label {wrong[0]}; labels must lie between 0 and {top:g}.")
+
+
+def class_names(table: pa.Table, column: str = "label") -> Sequence[str] | None:
+    """Names of the label's classes as the parquet file's own metadata lists them."""
+    metadata = (table.schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
+        return None
+    names: Sequence[str] | None = json.loads(metadata)["info"]["features"].get(column, {}).get("names")
+    return names
