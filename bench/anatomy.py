@@ -42,7 +42,8 @@ class Family:
     backbone to their parts' roles, whose paths are relative to one block; the entries follow each other as the blocks
     do. In either path a step `*` stands for every child in order and `a|b` for whichever of the two there is. `head`
     names the freshly initialised modules of the family's classification model; the backbone has no module so named.
-    `pre_norm` tells whether a sublayer normalises its input (GPT-2) or the sum after it (BERT).
+    `pre_norm` tells whether a sublayer normalises its input (GPT-2) or the sum after it (BERT); `causal` whether a
+    position sees only those before it, so that a classifier reads the last.
 
     "attention" is a block's self-attention. A decoder's view of its encoder is "cross_attention", which is its own
     group of targets and no part of "attention"; the group "norm" has the norms of both. The `sublayer.*_output` roles
@@ -55,6 +56,7 @@ class Family:
     head: tuple[str, ...]
     pre_norm: bool = False
     fused_qkv: bool = False
+    causal: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -153,10 +155,10 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": Family("roberta", _BERT_BLOCKS, ("classifier",)),
     "electra": Family("electra", _BERT_BLOCKS, ("classifier",)),
     "deberta-v2": Family("deberta", {"encoder.layer.*": _DEBERTA_ROLES}, ("pooler", "classifier")),
-    "gpt2": Family("transformer", {"h.*": _GPT2_ROLES}, ("score",), pre_norm=True, fused_qkv=True),
-    "llama": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True),
-    "qwen2": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True),
-    "gemma": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True),
+    "gpt2": Family("transformer", {"h.*": _GPT2_ROLES}, ("score",), pre_norm=True, fused_qkv=True, causal=True),
+    "llama": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True, causal=True),
+    "qwen2": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True, causal=True),
+    "gemma": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True, causal=True),
     "t5": Family("transformer", _T5_BLOCKS, ("classification_head",), pre_norm=True),
     "vit": Family("vit", {"layers.*": _VIT_ROLES}, ("classifier",), pre_norm=True),
     "swin": Family("swin", {"encoder.layers.*.blocks.*": _VIT_ROLES}, ("classifier",), pre_norm=True),

@@ -31,7 +31,7 @@ class FullFineTuning(Method):
 
 
 class LinearProbe(Method):
-    """Only the head trains.
+    """Only the head trains; of a language model, which has none, its output layer, untied from the embeddings.
 
     With `eval_mode` the backbone runs without dropout, so that its features are the same in every epoch; the authors
     of BitFit, whose "frozen" baseline this is, leave dropout on.
@@ -45,12 +45,17 @@ class LinearProbe(Method):
         self.eval_mode = eval_mode
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
-        """Nothing to add: the head is trainable already."""
+        """Nothing to add where there is a head, which is trainable already."""
+        layer = backbone.anatomy.output_layer
+        if layer is not None:
+            from torch import nn
+
+            layer.weight = nn.Parameter(layer.get_parameter("weight").detach().clone())
 
     def compute_loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The task loss over features computed with the backbone in evaluation mode."""
         if self.eval_mode:
-            self.backbone.model.get_submodule(self.backbone.anatomy.family.backbone).eval()
+            self.backbone.anatomy.backbone.eval()
         return super().compute_loss(model, batch)
 
 

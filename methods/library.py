@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError, one_line, suggestion
+from bench.kinds import KINDS
 from methods.base import Method
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 OWN_NAMES = {"rank": "r", "alpha": "alpha", "dropout": "dropout", "length": "num_virtual_tokens"}
 FEED_FORWARD = ("ffn.down",)
+TASK_TYPES = {"sequence": "SEQ_CLS", "span_pair": "FEATURE_EXTRACTION", "language": "CAUSAL_LM", "image": None}
+"""What PEFT calls each model of `bench/kinds.py`; it has no word for images."""
 RANDOM_DIRECTIONS = ("VERA", "PVERA")
 """Tuners whose rank counts shared random directions and may exceed the width of the model."""
 
@@ -76,6 +79,7 @@ class LibraryMethod(Method):
 
         config = self._config(self._parts(backbone.anatomy), backbone.anatomy.head)
         config.base_model_name_or_path = backbone.source
+        config.task_type = TASK_TYPES[KINDS[backbone.kind].model]
         self.complete(config, backbone, total_steps)
         with warnings.catch_warnings(), _quiet_peft():
             warnings.simplefilter("ignore")
@@ -118,12 +122,11 @@ class LibraryMethod(Method):
 
     def _config(self, parts: Sequence[Part], head: Sequence[str]) -> PeftConfig:
         """The PEFT configuration for these modules; raises SettingsError for what PEFT does not take."""
-        from peft import TaskType
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         config_class = PEFT_TYPE_TO_CONFIG_MAPPING[self.peft_type]
         fields = {field.name for field in dataclasses.fields(config_class)}
-        settings = {"task_type": TaskType.SEQ_CLS, "modules_to_save": list(head), **self.options}
+        settings: dict[str, Any] = {"modules_to_save": list(head) or None, **self.options}
         settings |= {_peft_name(word, fields): value for word, value in self.words.items() if value is not None}
         if parts:
             settings["target_modules"] = [part.name for part in parts]

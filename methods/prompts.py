@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
+from bench.kinds import KINDS
+from methods.base import TEXT_KINDS
 from methods.library import LibraryMethod
 
 if TYPE_CHECKING:
@@ -30,9 +32,13 @@ SAVED_PROMPT = "prompt_embeddings"
 class PromptMethod(LibraryMethod):
     """A PEFT prompt method; the prompt stays beside the model, so nothing is merged."""
 
+    kinds = TEXT_KINDS
+
     def check(self, anatomy: Anatomy) -> None:
         """Every layer must take outside keys and values if a prefix is to reach it."""
         super().check(anatomy)
+        if anatomy.find("cross_attention.query"):
+            raise SettingsError("method: a soft prompt needs an encoder or a decoder; this model is both in one.")
         _, block = anatomy.blocks[0]
         if self.peft_type == PREFIX and "past_key_values" not in inspect.signature(block.forward).parameters:
             layer = type(block).__name__
@@ -45,8 +51,14 @@ class PromptMethod(LibraryMethod):
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Add the prompt, then let the head read past it."""
+        from peft.utils.other import _set_trainable
+
         super().insert(backbone, total_steps)
-        read_real_tokens(backbone.model, backbone.anatomy)
+        model = KINDS[backbone.kind].model
+        if model == "sequence":
+            read_real_tokens(backbone.model, backbone.anatomy)
+        if model == "span_pair":  # PEFT trains the head of its own sequence classifier only
+            _set_trainable(backbone.model, ADAPTER, list(backbone.anatomy.head), inference_mode=False)
 
     def load(self, folder: Path) -> None:
         """Read the finished prompt: PEFT stores it without the encoder that produced it."""
@@ -67,8 +79,8 @@ def read_real_tokens(model: PeftModel, anatomy: Anatomy) -> None:
     config = model.peft_config[ADAPTER]
     if config.peft_type == PREFIX:
         return
-    if anatomy.family.pre_norm:
-        backbone = model.get_base_model().get_submodule(anatomy.family.backbone)
+    if anatomy.family.causal:
+        backbone = anatomy.backbone
         backbone.register_forward_hook(_keep_last_token, with_kwargs=True)
     else:
         _, last_block = anatomy.blocks[-1]

@@ -36,7 +36,7 @@ def main() -> int:
     files = publish(results)
     console = Console(soft_wrap=True, highlight=False)
     for file in files:
-        if file.name != "overall.csv":
+        if file.name not in ("overall.csv", "averages.csv"):
             console.print(_shown(file, results))
     console.print(f"{len(files)} tables in {results / 'leaderboard'}" if files else f"No complete record in {results}.")
     return 0

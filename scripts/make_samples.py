@@ -23,8 +23,9 @@ def main() -> None:
     parser.add_argument("output_directory", type=Path, nargs="?", default=ROOT / "tasks" / "samples")
     folder = parser.parse_args().output_directory
     disable_progress_bars()
-    for repository in (glue, superglue, commonsense, gsm8k):
-        repository.write(folder)
+    for benchmark in (glue, superglue, commonsense):
+        benchmark.write(folder)
+    gsm8k.write(folder / "openai" / "gsm8k")
 
 
 if __name__ == "__main__":

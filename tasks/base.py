@@ -86,6 +86,14 @@ class Task(Protocol):
     def configs(self) -> Sequence[str]:
         """Folders of the repository that the task reads."""
 
+    @property
+    def local_folders(self) -> Sequence[str]:
+        """Below the root of a mirror: where the task's files lie, first choice first."""
+
+    @property
+    def source_splits(self) -> Sequence[str]:
+        """Splits of the files that the task reads."""
+
     def scored_splits(self, source: Source) -> Sequence[str]:
         """The splits that are scored: the reported ones, and others that the task knows and the source has."""
 

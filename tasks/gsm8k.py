@@ -75,6 +75,16 @@ class Gsm8kTask:
         """Folders of the repository that the task reads."""
         return (self.config,)
 
+    @property
+    def local_folders(self) -> Sequence[str]:
+        """Where a mirror holds the task, first choice first."""
+        return (f"{self.repository}/{self.config}",)
+
+    @property
+    def source_splits(self) -> Sequence[str]:
+        """Splits of the files that the task reads."""
+        return (TRAIN_SPLIT, *self.reported_splits)
+
     def scored_splits(self, source: Source) -> Sequence[str]:
         """The splits that are scored."""
         return self.reported_splits

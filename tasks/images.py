@@ -22,6 +22,7 @@ from bench.errors import DataError, one_line
 from bench.identity import digest
 from tasks.base import Columns, Scores
 from tasks.batch import ImageBatch
+from tasks.sources import TRAIN_SPLIT
 from tasks.text import class_names, drawn, require_between, require_columns
 
 if TYPE_CHECKING:
@@ -104,6 +105,16 @@ class ImageTask:
         """Folders of the repository that the task reads."""
         return (self.config,)
 
+    @property
+    def local_folders(self) -> Sequence[str]:
+        """Where a mirror holds the task, first choice first."""
+        return (f"{self.repository}/{self.config}",)
+
+    @property
+    def source_splits(self) -> Sequence[str]:
+        """Splits of the files that the task reads."""
+        return (TRAIN_SPLIT, *self.reported_splits)
+
     def scored_splits(self, source: Source) -> Sequence[str]:
         """The splits that are scored."""
         return self.reported_splits
@@ -163,6 +174,16 @@ class ImageTask:
         return Scores(
             100 * accuracy, {"accuracy": accuracy, "majority_share": float(np.bincount(labels).max() / len(labels))}
         )
+
+
+def joined(parts: Sequence[ImageExamples]) -> ImageExamples:
+    """Several sets of images as one."""
+    if len(parts) == 1:
+        return parts[0]
+    pixels, labels, ids = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("pixels", "labels", "ids")
+    )
+    return ImageExamples(pixels, parts[0].format, labels, ids)
 
 
 def _cached(key: Mapping[str, Any], images: pa.ChunkedArray, size: int, where: str) -> NDArray[np.uint8]:

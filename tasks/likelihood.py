@@ -31,7 +31,7 @@ HEADLINES = ("accuracy", "accuracy_normalised")
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodTask:
-    """A question with labelled choices and a key, in the columns of the AI2 sets; described by a YAML in `conf/task`."""
+    """A question with labelled choices and a key, in the columns of the AI2 sets; described by a YAML of its own."""
 
     kind: ClassVar[str] = "likelihood"
     outputs: ClassVar[int] = 1
@@ -63,6 +63,16 @@ class LikelihoodTask:
     def configs(self) -> Sequence[str]:
         """Folders of the repository that the task reads."""
         return (self.config,)
+
+    @property
+    def local_folders(self) -> Sequence[str]:
+        """Where a mirror holds the task, first choice first."""
+        return (f"{self.repository}/{self.config}",)
+
+    @property
+    def source_splits(self) -> Sequence[str]:
+        """Splits of the files that the task reads."""
+        return (TRAIN_SPLIT, *self.reported_splits)
 
     def scored_splits(self, source: Source) -> Sequence[str]:
         """The splits that are scored."""

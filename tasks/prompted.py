@@ -29,14 +29,16 @@ def rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], targets: Se
     The prompt keeps the tokens that it has alone, which are those that evaluation begins with. Where a tokenizer would
     merge across the border, the target is therefore tokenised by itself.
     """
-    heads = tokenizer(list(prompts))["input_ids"]
-    texts = tokenizer([prompt + target for prompt, target in zip(prompts, targets, strict=True)])["input_ids"]
-    alone = tokenizer(list(targets), add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id] if closed else []
+    heads = [_open(ids, tokenizer) for ids in tokenizer(list(prompts))["input_ids"]]
+    if not any(targets):
+        return [Row([*head, *end], len(head)) for head in heads]
+    texts = tokenizer([prompt + target for prompt, target in zip(prompts, targets, strict=True)])["input_ids"]
     joined = []
-    for head, whole, target in zip(map(_open, heads, [tokenizer] * len(heads)), texts, alone, strict=True):
-        whole = _open(whole, tokenizer)
-        tail = whole[len(head) :] if whole[: len(head)] == head else target
+    for head, whole, target in zip(heads, texts, targets, strict=True):
+        tail = _open(whole, tokenizer)[len(head) :]
+        if whole[: len(head)] != head:
+            tail = tokenizer(target, add_special_tokens=False)["input_ids"]
         joined.append(Row([*head, *tail, *end], len(head)))
     return joined
 

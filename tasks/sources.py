@@ -6,6 +6,7 @@ revision or content hash of the files, is part of a run's identity.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SAMPLES = Path(__file__).parent / "samples"
 MIRROR_VARIABLE = "PARSIMONY_DATA"
 TRAIN_SPLIT = "train"
+LIST = ".txt"
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,78 @@ class Source:
 
     def has(self, split: str) -> bool:
         """Whether there are files of a split."""
-        return any(self.folder.glob(f"{split}-*.parquet"))
+        return any(files_of(self.folder, split))
 
-    def read(self, split: str) -> pa.Table:
-        """All rows of one split. Raises DataError if it is missing, unreadable or empty."""
+    def count(self, split: str) -> int:
+        """Rows of a split; 0 where there is none."""
+        return self.read(split, []).num_rows if self.has(split) else 0
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one split, all columns or some. Raises DataError if it is missing, unreadable or empty."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        files = sorted(self.folder.glob(f"{split}-*.parquet"))
+        files = files_of(self.folder, split)
         if not files:
             raise DataError(f"{self.folder} has no parquet file of the split '{split}' ({split}-*.parquet).")
+        if files[0].suffix == LIST:
+            return _listed(files[0])
         try:
-            table = pa.concat_tables([pq.read_table(file) for file in files])
+            table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{files[0].parent}/{split}-*.parquet cannot be read: {one_line(error)[:200]}") from error
         if table.num_rows == 0:
             raise DataError(f"The split '{split}' in {self.folder} has no rows.")
         return table
+
+
+class GeneratedSource(Source):
+    """Images that are drawn when they are asked for, in the schema of the hub; `folder` names the generator."""
+
+    def of(self, config: str) -> Source:
+        """There is one config."""
+        return self
+
+    def has(self, split: str) -> bool:
+        """Whether this split is generated."""
+        from tasks.generators.tables import ROWS
+
+        return split in ROWS[self.folder.name]
+
+    def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one split; images are drawn once per process."""
+        return _generated(self.folder.name, split)
+
+
+@functools.lru_cache(maxsize=4)
+def _generated(name: str, split: str) -> pa.Table:
+    from tasks.generators.tables import table
+
+    return table(name, split)
+
+
+def files_of(folder: Path, split: str) -> list[Path]:
+    """The files of a split: parquet as on the hub, or a list of image files ("path label" in every line)."""
+    listed = folder / f"{split}{LIST}"
+    return sorted(folder.glob(f"{split}-*.parquet")) or ([listed] if listed.is_file() else [])
+
+
+def _listed(file: Path) -> pa.Table:
+    """A list of image files as a table of paths and labels. Raises DataError for a line that is neither."""
+    import pyarrow as pa
+
+    images, labels = [], []
+    for line in filter(None, map(str.strip, file.read_text("utf-8").splitlines())):
+        name, _, label = line.rpartition(" ")
+        image = (file.parent / name).resolve()
+        if not label.isdigit() or not image.is_relative_to(file.parent.resolve()):
+            raise DataError(f"{file}: the line '{line[:100]}' is no relative image path and a label.")
+        images.append({"bytes": None, "path": str(image)})
+        labels.append(int(label))
+    if not images:
+        raise DataError(f"{file} lists no images.")
+    stored = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    return pa.table({"image": pa.array(images, stored), "label": labels})
 
 
 def resolve(settings: DataSettings, task: Task) -> Source:
@@ -71,7 +128,7 @@ def resolve(settings: DataSettings, task: Task) -> Source:
     if settings.source == "mirror" or (settings.source == "auto" and root):
         return _mirror(root, task)
     if settings.source == "sample":
-        return _local("sample", SAMPLES, task, "asked for")
+        return _sample(task, "asked for")
     if settings.source == "hub":
         return _hub(task, "asked for")
     cached = _cached(task)
@@ -79,7 +136,17 @@ def resolve(settings: DataSettings, task: Task) -> Source:
         return cached
     if hub.is_reachable():
         return _hub(task, "no mirror is set and the hub can be reached")
-    return _local("sample", SAMPLES, task, "no mirror is set, nothing is cached and the hub cannot be reached")
+    return _sample(task, "no mirror is set, nothing is cached and the hub cannot be reached")
+
+
+def _sample(task: Task, reason: str) -> Source:
+    """The built-in sample: drawn for image tasks, files otherwise."""
+    generator = getattr(task, "generated", None)
+    if generator is None:
+        return _local("sample", SAMPLES, task, reason)
+    from tasks.generators.tables import VERSION
+
+    return GeneratedSource("sample", Path(generator), f"generated {VERSION}", reason)
 
 
 def _mirror(root: str | None, task: Task) -> Source:
@@ -91,16 +158,19 @@ def _mirror(root: str | None, task: Task) -> Source:
 
 
 def _local(kind: str, root: Path, task: Task, reason: str) -> Source:
-    folder = root / task.repository / task.config
-    if not folder.is_dir():
-        raise DataError(f"{kind} data of {task.repository} ({task.config}) is missing: {folder} does not exist.")
-    return Source(kind, folder, content_hash(folder, [TRAIN_SPLIT, *task.reported_splits]), reason)
+    folders = [root / folder for folder in task.local_folders]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        where = " nor ".join(map(str, folders))
+        raise DataError(f"{kind} data of {task.repository} ({task.config}) is missing: {where} does not exist.")
+    return Source(kind, folder, content_hash(folder, task.source_splits), reason)
 
 
 def content_hash(folder: Path, splits: Sequence[str]) -> str:
-    """SHA-256 over names and bytes of the parquet files of `splits`."""
+    """SHA-256 over names and bytes of the files of `splits`, or of all lists of images where the folder has lists."""
     digest = hashlib.sha256()
-    for file in sorted(file for split in splits for file in folder.glob(f"{split}-*.parquet")):
+    lists = sorted(folder.glob(f"*{LIST}"))
+    for file in lists or sorted(file for split in splits for file in files_of(folder, split)):
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -112,7 +182,7 @@ def _cached(task: Task) -> Source | None:
 
     folder = Path(constants.HF_HUB_CACHE) / f"datasets--{task.repository.replace('/', '--')}" / "snapshots"
     folder = folder / str(task.revision) / task.config
-    splits = [TRAIN_SPLIT, *task.reported_splits]
+    splits = task.source_splits
     if not all(list(folder.glob(f"{split}-*.parquet")) for split in splits):
         return None
     return Source("hub", folder, str(task.revision), "the hub's files are in the local cache")

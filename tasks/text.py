@@ -12,6 +12,7 @@ import numpy as np
 from bench.errors import DataError, SettingsError, suggestion
 from tasks.base import Columns, Examples, Scores
 from tasks.examples import TextExamples, Tokens
+from tasks.sources import TRAIN_SPLIT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +59,16 @@ class TextTask:
     def configs(self) -> Sequence[str]:
         """Folders of the repository that the task reads."""
         return (self.config,)
+
+    @property
+    def local_folders(self) -> Sequence[str]:
+        """Where a mirror holds the task, first choice first."""
+        return (f"{self.repository}/{self.config}",)
+
+    @property
+    def source_splits(self) -> Sequence[str]:
+        """Splits of the files that the task reads."""
+        return (TRAIN_SPLIT, *self.reported_splits)
 
     def scored_splits(self, source: Source) -> Sequence[str]:
         """The splits that are scored."""

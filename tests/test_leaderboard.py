@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.leaderboard.aggregate import Board, by_settings, frame, overall
+from bench.leaderboard.aggregate import Board, averages, by_settings, frame, overall
 from bench.leaderboard.publish import publish
 from bench.schema import plain
 from bench.store import RECORD_FILE, Store, write_json
+from tasks.metrics.averages import GLUE_EIGHT, SUPERGLUE_EIGHT
 from tests.test_record import record
 
 
@@ -66,3 +67,27 @@ def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) 
 
 def test_no_records_give_no_tables(tmp_path: Path) -> None:
     assert publish(tmp_path) == []
+
+
+def test_a_benchmarks_average_is_its_own_and_missing_while_a_task_is() -> None:
+    glue = [record(settings_id="x", task=f"glue/{task}", score=80.0, metrics={}) for task in GLUE_EIGHT]
+    mrpc = record(settings_id="x", task="glue/mrpc", score=88.0, metrics={"accuracy": 0.88, "combined_score": 0.9})
+    rows = [run for run in glue if run.task != "glue/mrpc"] + [mrpc]
+    table = averages(by_settings(frame(rows)))
+    assert table["glue_average"].tolist() == [81.0]
+    assert table["glue_average_official"].isna().all(), "WNLI is missing"
+    wnli = record(settings_id="x", task="glue/wnli", score=80.0, metrics={})
+    assert averages(by_settings(frame([*rows, wnli])))["glue_average_official"].tolist() == [
+        pytest.approx((8 * 80 + 90) / 9)
+    ]
+
+
+def test_subsets_of_one_task_are_never_averaged_together() -> None:
+    runs = [record(settings_id="x", task="vtab/dtd", data_subset=kind) for kind in ("official", "resampled 0123")]
+    assert sorted(by_settings(frame(runs))["data_subset"]) == ["official", "resampled"]
+
+
+def test_superglue_needs_all_eight() -> None:
+    runs = [record(settings_id="x", task=f"superglue/{task}", score=70.0, metrics={}) for task in SUPERGLUE_EIGHT]
+    assert averages(by_settings(frame(runs)))["superglue_average"].tolist() == [70.0]
+    assert len(averages(by_settings(frame(runs[1:])))) == 0

@@ -1,7 +1,7 @@
 """Complete records into rows: one row per method settings, model, budget, data source and task, over its seeds.
 
-Runs that differ in budget, data source, precision or device are never put into one row, and short or sample runs stand
-on boards of their own.
+Runs that differ in budget, data source, subset, precision or device are never put into one row, and short or sample
+runs stand on boards of their own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from tasks.metrics import vtab
+from tasks.metrics.averages import glue_average, glue_average_official, superglue_average
+
 if TYPE_CHECKING:
     from bench.record import RunRecord
 
-KEY = ["task", "model", "method", "settings_id", "budget", "data_source", "precision", "device"]
+KEY = ["task", "model", "method", "settings_id", "budget", "data_source", "data_subset", "precision", "device"]
 AVERAGED = [
     "trainable_parameters",
     "trainable_percent",
@@ -28,7 +31,9 @@ AVERAGED = [
     "train_seconds",
 ]
 REAL_DATA = ("hub", "mirror")
-FULL = "full"
+FULL = ("full", "vtab_final")
+WHOLE = "whole"
+"""In place of a subset where the benchmark prescribes none."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,26 @@ class Board:
     def of(cls, budget: str, data_source: str) -> Board:
         """The board of a run."""
         parts = [] if data_source in REAL_DATA else [data_source]
-        return cls("-".join(parts if budget == FULL and not parts else [*parts, budget]))
+        return cls("-".join(parts if budget in FULL and not parts else [*parts, budget]))
 
 
 def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Complete records, one row each, with the columns that the boards use."""
+    """Complete records, one row each, with the columns that the boards use.
+
+    `data_subset` loses the hash of its rows, which differs from task to task. `combined_score` is the mean of a task's
+    metrics where its benchmark averages several, else the score.
+    """
     columns = [*KEY, "seed", "metric", "score", *AVERAGED]
-    rows = [{name: getattr(record, name) for name in columns} for record in records if record.status == "complete"]
-    return pd.DataFrame(rows, columns=columns)
+    complete = [record for record in records if record.status == "complete"]
+    table = pd.DataFrame([{name: getattr(record, name) for name in columns} for record in complete], columns=columns)
+    table["data_subset"] = [(record.data_subset or WHOLE).split()[0] for record in complete]
+    table["combined_score"] = [_combined(record) for record in complete]
+    return table
+
+
+def _combined(record: RunRecord) -> float | None:
+    mean = record.metrics.get("combined_score")
+    return record.score if mean is None else 100 * mean
 
 
 def by_settings(runs: pd.DataFrame) -> pd.DataFrame:
@@ -56,6 +73,7 @@ def by_settings(runs: pd.DataFrame) -> pd.DataFrame:
     groups = runs.sort_values("seed").groupby(KEY, sort=True)
     table = groups.agg(
         metric=("metric", "first"),
+        combined_score_mean=("combined_score", "mean"),
         score_mean=("score", "mean"),
         score_std=("score", "std"),
         seeds=("seed", "nunique"),
@@ -69,6 +87,34 @@ def by_settings(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 _EXACT = {"trainable_parameters", "head_parameters", "inference_parameters"}
+
+
+def averages(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per method settings and model: each benchmark's own averages, where none of its tasks is missing.
+
+    Seeds are averaged within a task first. Columns are those of `tasks/metrics/averages.py` and `tasks/metrics/vtab.py`.
+    """
+    key = [name for name in KEY if name != "task"]
+    rows = [
+        dict(zip(key, values, strict=True)) | _averages_of(group) for values, group in table.groupby(key, sort=True)
+    ]
+    found = pd.DataFrame(rows)
+    return found.dropna(subset=[name for name in found.columns if name not in key], how="all").reset_index(drop=True)
+
+
+def _averages_of(group: pd.DataFrame) -> dict[str, float | None]:
+    """The averages that the tasks of one row allow."""
+
+    def scores(benchmark: str, column: str = "score_mean") -> dict[str, float]:
+        found = group[group["task"].str.startswith(f"{benchmark}/")]
+        return dict(zip(found["task"].str.removeprefix(f"{benchmark}/"), found[column], strict=True))
+
+    return {
+        "glue_average": glue_average(scores("glue")),
+        "glue_average_official": glue_average_official(scores("glue", "combined_score_mean")),
+        "superglue_average": superglue_average(scores("superglue")),
+        **vtab.averages(scores("vtab")),
+    }
 
 
 def overall(table: pd.DataFrame) -> pd.DataFrame:

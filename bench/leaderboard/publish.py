@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.leaderboard.aggregate import Board, by_settings, frame, overall
+from bench.leaderboard.aggregate import Board, averages, by_settings, frame, overall
 from bench.store import Store
 
 DIGITS = 4
@@ -23,6 +23,9 @@ def publish(results: Path) -> list[Path]:
         for task, rows in table.groupby("task"):
             written.append(_write(rows, folder / f"{task}.csv"))
         written.append(_write(overall(table), folder / "overall.csv"))
+        benchmarks = averages(table)
+        if len(benchmarks):
+            written.append(_write(benchmarks, folder / "averages.csv"))
     return written
 
 

@@ -39,6 +39,11 @@ class SVDLinear(nn.Module):
         update = functional.linear(functional.linear(self.dropout(hidden).to(self.A.dtype), triplets), self.B)
         return output + update.to(output.dtype)
 
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's weight: T5 looks at its type before it calls the layer."""
+        return self.base.get_parameter("weight")
+
     def delta_weight(self) -> Tensor:
         """The update of the weight, (out, in), float32."""
         return self.B @ (self.A * self.E) * self.scaling

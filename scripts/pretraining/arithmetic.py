@@ -42,27 +42,31 @@ PARTS = split_phrases(
     " | {a} packs {k} of them into one of the {boxes} until all are packed, and counts the {boxes}"
 )
 RELATIONS = {
-    "+": split_phrases("{b} has {k} more {t} than {a} | {b} owns {k} more than that | {b} counts {k} more {t} than {a}"),
+    "+": split_phrases(
+        "{b} has {k} more {t} than {a} | {b} owns {k} more than that | {b} counts {k} more {t} than {a}"
+    ),
     "-": split_phrases("{b} has {k} fewer {t} than {a} | {b} owns {k} fewer than that | {b} has {k} less {t} than {a}"),
     "*": split_phrases("{b} has {k} times as many {t} | {b} owns {k} times as many {t} as {a}"),
 }
 EVENTS = {"+": GAINS, "-": LOSSES, "*": MULTIPLES, "/": PARTS}
 ASKED = split_phrases(
-    "how many are there at the end? | how many is that now? | what is the number of {t} then? | how many {t} are left?"
+    "how many are there at the end | how many is that now | what is the number of {t} then | how many {t} are left"
 )
+TOTAL_ASKED = split_phrases("how many {t} is that together | what do {a} and {b} have in total")
+DIFFERENCE_ASKED = split_phrases("what is the difference | how many more are there of one than of the other")
 CONNECTIVES = split_phrases("first | then | now | after that | next | in the end | at first")
 WORKED = split_phrases(
-    "{s}. | {s}. | {s}. | {c} {s}. | {c} {s}. | {a} has {s} {t}. | {c} {a} has {s} {t}. | there are {s} {t}. |"
-    " that is {s}. | that makes {s} {t}. | {c} there are {s}. | it is {s} {t} now."
+    "{s} | {s} | {s} | {c} {s} | {c} {s} | {a} has {s} {t} | {c} {a} has {s} {t} | there are {s} {t} | that is {s}"
+    " | that makes {s} {t} | {c} there are {s} | it is {s} {t} now"
 )
 PLAIN = split_phrases(
     "{a} likes the {t} of {b} | the {t} are in the {boxes} | {a} and {b} live in the same street | {a} is older than"
     " {b} | {b} wants to buy {t} for {a} | {a} works in a shop that sells {t} | in the morning {a} walks to the bus"
     " | {a} put the {boxes} next to the {t} | {b} has a red hat and {a} has a blue one | on Monday {a} reads a book"
     " | on Tuesday {b} plants a tree on the farm | the teachers take the children to a farm by van | {a} pays with"
-    " a bill and gets money back | {b} has a cousin who is a farmer | the bus has a stop at the school | {a} is a friend"
-    " of {b} | after the storm {a} picks up the {t} | {b} needs a pen and a book | the two run every day | how old is"
-    " {a}? | a class has many children and a few teachers | both of them earn a few dollars an hour"
+    " a bill and gets money back | {b} has a cousin who is a farmer | the bus has a stop at the school | {a} helps"
+    " {b} | after the storm {a} picks up the {t} | {b} needs a pen and a book | the two run every day | {b} asks"
+    " how old {a} is | a class has many children and a few teachers | both of them earn a few dollars an hour"
 )
 
 
@@ -76,8 +80,12 @@ class Story:
     sums: list[str] = field(default_factory=list)
 
     def tell(self, rng: random.Random, phrases: tuple[str, ...], **numbers: int) -> None:
-        """Add a sentence."""
+        """Add a statement."""
         self.told.append(as_sentence(rng.choice(phrases).format(**self.words, **numbers)))
+
+    def ask(self, rng: random.Random, phrases: tuple[str, ...]) -> None:
+        """Add a question."""
+        self.told.append(as_sentence(rng.choice(phrases).format(**self.words), "?"))
 
     def work_out(self, left: int, operator: str, right: int) -> None:
         """Add a sum, whose result becomes the number."""
@@ -181,10 +189,10 @@ def _comparison(rng: random.Random, story: Story) -> None:
         _start(rng, story)
     second = story.number
     if rng.random() < 0.6 or first == second:
-        story.tell(rng, split_phrases("how many {t} is that together? | what do {a} and {b} have in total?"))
+        story.ask(rng, TOTAL_ASKED)
         story.work_out(first, "+", second)
     else:
-        story.tell(rng, split_phrases("what is the difference? | how many more are there of one than of the other?"))
+        story.ask(rng, DIFFERENCE_ASKED)
         story.work_out(max(first, second), "-", min(first, second))
 
 
@@ -196,12 +204,10 @@ def _story(rng: random.Random) -> str:
         _comparison(rng, story)
     else:
         _events(rng, story)
-        story.tell(rng, ASKED)
+        story.ask(rng, ASKED)
     sentences = [_worked(rng, story, text) for text in story.sums]
-    text = " ".join(sentence.removesuffix("?.") + "?" * sentence.endswith("?.") for sentence in story.told)
-    return rng.choice((" ", "\n")).join([text, *sentences, f"So the result is {story.number}."])
+    return rng.choice((" ", "\n")).join([" ".join(story.told), *sentences, f"So the result is {story.number}."])
 
 
 def _worked(rng: random.Random, story: Story, text: str) -> str:
-    sentence = rng.choice(WORKED).format(s=text, c=rng.choice(CONNECTIVES), **story.words)
-    return sentence[0].upper() + sentence[1:]
+    return as_sentence(rng.choice(WORKED).format(s=text, c=rng.choice(CONNECTIVES), **story.words))

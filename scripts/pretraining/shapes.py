@@ -1,8 +1,8 @@
 """Scenes of coloured shapes with labels at two levels, on which the tiny ViT is pretrained.
 
-A scene has one to four shapes at any place, size and rotation on a plain, shaded, striped or spotted ground; three in ten
-scenes are grey. Nothing is shared with the generators of the benchmark's own built-in samples, and the
-rotation of a shape is never a label.
+A scene has one to four shapes at any place, size and rotation on a plain, shaded, striped or spotted ground; three in
+ten scenes are grey. Nothing is shared with the generators of the benchmark's own built-in samples, and the rotation of
+a shape is never a label.
 """
 
 from __future__ import annotations
@@ -37,7 +37,16 @@ PATCH_CLASSES = {"shape": len(SHAPES) + 1, "colour": len(COLOURS) + 1}
 """Labels of a patch: of the shape that covers most of it, the last class where none covers a tenth of it."""
 
 _RGB = np.array(
-    [[150, 150, 150], [210, 40, 40], [40, 160, 50], [45, 70, 215], [235, 215, 45], [140, 45, 190], [45, 200, 205], [240, 135, 30]],
+    [
+        [150, 150, 150],
+        [210, 40, 40],
+        [40, 160, 50],
+        [45, 70, 215],
+        [235, 215, 45],
+        [140, 45, 190],
+        [45, 200, 205],
+        [240, 135, 30],
+    ],
     np.float32,
 )
 
@@ -80,7 +89,7 @@ def scenes(count: int, rng: np.random.Generator) -> Scenes:
         fill = _fill(drawn.colour[:, place], grey, rng)
         images += alpha[..., None] * (fill[:, None, None, :] - images)
         owner[alpha > 0.5] = place
-    images += rng.normal(0, rng.uniform(0, 8, (count, 1, 1, 1)), images.shape).astype(np.float32)
+    images += rng.uniform(0, 8, (count, 1, 1, 1)).astype(np.float32) * rng.standard_normal(images.shape, np.float32)
     patch, coverage = _patch_labels(drawn, owner)
     return Scenes(np.clip(images, 0, 255), _scene_labels(drawn, ground), patch, coverage)
 
@@ -106,7 +115,7 @@ def _alpha(drawn: _Drawn, place: int) -> NDArray[np.float32]:
     right = pixel[None, None, :] - drawn.centre[:, place, 0, None, None]
     down = pixel[None, :, None] - drawn.centre[:, place, 1, None, None]
     turned = np.arctan2(down, right) - drawn.rotation[:, place, None, None]
-    index = np.floor(turned * (ANGLES / (2 * np.pi))).astype(np.int64) % ANGLES
+    index = (turned * (ANGLES / (2 * np.pi)) + 2 * ANGLES).astype(np.int64) % ANGLES
     outline = _OUTLINES[drawn.shape[:, place, None, None], index] * drawn.radius[:, place, None, None]
     alpha = np.clip(outline - np.hypot(right, down) + 0.5, 0, 1)
     return np.asarray(alpha * drawn.present[:, place, None, None], np.float32)
@@ -150,9 +159,7 @@ def _scene_labels(drawn: _Drawn, ground: NDArray[np.int64]) -> dict[str, NDArray
     }
 
 
-def _patch_labels(
-    drawn: _Drawn, owner: NDArray[np.int64]
-) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.float32]]:
+def _patch_labels(drawn: _Drawn, owner: NDArray[np.int64]) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.float32]]:
     """Labels and coverage of every patch from the place of the shape on top at every pixel (n, 64, 64)."""
     count, across = len(owner), SIDE // PATCH
     patches = owner.reshape(count, across, PATCH, across, PATCH).swapaxes(2, 3).reshape(count, -1, PATCH, PATCH)
@@ -165,7 +172,11 @@ def _patch_labels(
     }
     covered = (patches < MOST_SHAPES).astype(np.float32)
     lean = np.linspace(-2, 2, PATCH, dtype=np.float32)
-    coverage = [covered.mean(axis=(2, 3)), (covered * lean).mean(axis=(2, 3)), (covered.swapaxes(2, 3) * lean).mean(axis=(2, 3))]
+    coverage = [
+        covered.mean(axis=(2, 3)),
+        (covered * lean).mean(axis=(2, 3)),
+        (covered.swapaxes(2, 3) * lean).mean(axis=(2, 3)),
+    ]
     return labels, np.stack(coverage, axis=-1)
 
 
@@ -189,7 +200,7 @@ def _outline(polygon: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
         distance, along = _cross(start, edge) / determinant, _cross(start, direction) / determinant
     hit = (distance > 0) & (along >= -1e-9) & (along <= 1 + 1e-9)
-    return np.where(hit, distance, 0).max(axis=1)
+    return np.asarray(np.where(hit, distance, 0).max(axis=1))
 
 
 def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,8 +13,9 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
+from scripts.samples.drawing import draw_unseen
 from scripts.samples.files import write_split
-from scripts.samples.text import GIVEN_NAMES, Texts, draw_unseen, read_vocabulary
+from scripts.samples.text import GIVEN_NAMES, Texts, read_vocabulary
 
 SEED = 19
 COUNTS = {"train": 200, "validation": 60, "test": 60}

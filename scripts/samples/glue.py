@@ -4,16 +4,15 @@ A generator makes the text of one row for a label id; it is where to look for wh
 """
 
 import random
-from bisect import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value
 
 from scripts.samples.coreference import wnli
+from scripts.samples.drawing import labels_in_shares
 from scripts.samples.files import write_split
 from scripts.samples.inference import NEWS, TOWN, premise_and_hypothesis, rte
 from scripts.samples.news import mrpc, paraphrase
@@ -255,8 +254,7 @@ def make_split(name: str, split: str, seen: set[str]) -> Dataset:
     """Rows of one split, whose first texts are not among `seen`, to which they are added."""
     config, rng = CONFIGS[name], random.Random(f"{SEED} {name} {split}")
     count = TRAIN_ROWS if split == "train" else VALIDATION_ROWS
-    limits = list(accumulate(config.shares))[:-1]
-    labels = [bisect(limits, (row + 0.5) / count) for row in range(count)]
+    labels = labels_in_shares(config.shares, count)
     annotated = [(label, _observed_label(rng, config, label, row)) for row, label in enumerate(labels)]
     rng.shuffle(annotated)
     texts = [_unseen_texts(rng, config.generators[split], label, seen) for label, _ in annotated]

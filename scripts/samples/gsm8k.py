@@ -13,18 +13,21 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Value
 
+from scripts.samples.files import write_split
+from scripts.samples.text import split_words
+
 SEED = 17
 ROWS = {"train": 1500, "test": 250}
 LARGEST_RESULT = 200
 FEATURES = Features({"question": Value("string"), "answer": Value("string")})
-NAMES = tuple(
-    "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Leo Mara Nils Olga Paul Rosa Sam Tina Umar Vera Will Yara Zoe".split()
+NAMES = split_words(
+    "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Leo Mara Nils Olga Paul Rosa Sam Tina Umar Vera Will Yara Zoe"
 )
-THINGS = tuple(
+THINGS = split_words(
     "apples books cards coins cups eggs flowers hats keys lemons marbles pears pencils plums rings shells stamps"
-    " stones toys tickets".split()
+    " stones toys tickets"
 )
-CONTAINERS = tuple("bags baskets boxes bowls jars shelves trays crates".split())
+CONTAINERS = split_words("bags baskets boxes bowls jars shelves trays crates")
 SUM = re.compile(r"\[(\w) = (\w) ([-+*/]) (\w)\]")
 
 Numbers = dict[str, int]
@@ -41,7 +44,8 @@ class Template:
 
 TEMPLATES = (
     Template(
-        "{A} has {a} {things}. {B} brings {b} more, and later {A} gives {c} away. How many {things} does {A} still have?",
+        "{A} has {a} {things}. {B} brings {b} more, and later {A} gives {c} away. "
+        "How many {things} does {A} still have?",
         ("With the new ones {A} has [d = a + b] {things}.", "{A} still has [e = d - c] {things}."),
         {"a": range(8, 41), "b": range(3, 21), "c": range(2, 16)},
     ),
@@ -73,7 +77,8 @@ TEMPLATES = (
         {"a": range(12, 51), "b": range(2, 12)},
     ),
     Template(
-        "A class of {a} children and {b} teachers rides in vans with {c} seats each. How many vans does the class need?",
+        "A class of {a} children and {b} teachers rides in vans with {c} seats each. "
+        "How many vans does the class need?",
         ("There are [d = a + b] people.", "They need [e = d / c] vans."),
         {"a": range(12, 61), "b": range(2, 9), "c": range(3, 11)},
     ),
@@ -124,7 +129,8 @@ TEMPLATES = (
         {"a": range(2, 9), "b": range(2, 11), "c": range(2, 9), "d": range(2, 11)},
     ),
     Template(
-        "{A} picks {a} {things} and {B} picks {b}. They put them into {c} equal piles. How many {things} are in a pile?",
+        "{A} picks {a} {things} and {B} picks {b}. They put them into {c} equal piles. "
+        "How many {things} are in a pile?",
         ("Together they pick [d = a + b] {things}.", "A pile has [e = d / c] {things}."),
         {"a": range(5, 41), "b": range(5, 31), "c": range(2, 10)},
     ),
@@ -134,8 +140,8 @@ TEMPLATES = (
         {"a": range(3, 11), "b": range(3, 10), "c": range(4, 26)},
     ),
     Template(
-        "There are {a} people on a bus. At the first stop {b} get off and {c} get on, and at the next stop {d} get off. "
-        "How many people are on the bus now?",
+        "There are {a} people on a bus. At the first stop {b} get off and {c} get on, and at the next stop {d} get "
+        "off. How many people are on the bus now?",
         (
             "After {b} got off there were [e = a - b] people.",
             "After {c} got on there were [f = e + c] people.",
@@ -178,9 +184,8 @@ def rows(split: str) -> list[dict[str, str]]:
 
 def write(folder: Path) -> None:
     """Write <folder>/main/train-00000-of-00001.parquet and the same for test."""
-    (folder / "main").mkdir(parents=True, exist_ok=True)
     for split in ROWS:
-        Dataset.from_list(rows(split), features=FEATURES).to_parquet(folder / f"main/{split}-00000-of-00001.parquet")
+        write_split(Dataset.from_list(rows(split), features=FEATURES), folder, "main", split)
 
 
 def _problem(rng: random.Random, template: Template) -> tuple[str, str]:

@@ -5,11 +5,9 @@ record. The diagnostic sets have a split `test` only, with labels.
 """
 
 import random
-from bisect import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from scripts.samples.causes import causes_and_effects
 from scripts.samples.coreference import gender_pair, winograd
+from scripts.samples.drawing import draw_unseen, labels_in_shares
 from scripts.samples.files import write_split
 from scripts.samples.inference import commitment, diagnostic, rte
 from scripts.samples.news import news_item
 from scripts.samples.reading import boolq, story_with_questions
-from scripts.samples.text import Texts, draw_unseen
+from scripts.samples.text import Texts
 from scripts.samples.word_senses import word_in_context
 
 REPOSITORY = "aps/super_glue"
@@ -40,10 +39,9 @@ class SuperglueConfig:
     counts: Mapping[str, int]
 
 
-def _balanced_labels(rng: random.Random, shares: tuple[float, ...], count: int) -> list[int]:
+def _shuffled_labels(rng: random.Random, shares: tuple[float, ...], count: int) -> list[int]:
     """Labels in random order, of which each has its share."""
-    limits = list(accumulate(shares))[:-1]
-    labels = [bisect(limits, (row + 0.5) / count) for row in range(count)]
+    labels = labels_in_shares(shares, count)
     rng.shuffle(labels)
     return labels
 
@@ -60,7 +58,7 @@ def _labelled_rows(
 ) -> list[Row]:
     """Rows that differ in the text of column `distinct`."""
     position, rows = columns.index(distinct), []
-    for idx, label in enumerate(_balanced_labels(rng, shares, count)):
+    for idx, label in enumerate(_shuffled_labels(rng, shares, count)):
         cells = draw_unseen(partial(generator, rng, label), lambda drawn: str(drawn[position]), seen)
         rows.append({**dict(zip(columns, cells, strict=True)), "idx": idx, "label": label})
     return rows
@@ -69,7 +67,7 @@ def _labelled_rows(
 def _gender_rows(rng: random.Random, count: int, seen: set[str]) -> list[Row]:
     """Two neighbouring rows for each of `count` pairs."""
     rows: list[Row] = []
-    for label in _balanced_labels(rng, (0.5, 0.5), count):
+    for label in _shuffled_labels(rng, (0.5, 0.5), count):
         for premise, hypothesis in draw_unseen(partial(gender_pair, rng, label), lambda pair: pair[0][0], seen):
             rows.append({"premise": premise, "hypothesis": hypothesis, "idx": len(rows), "label": label})
     return rows
@@ -159,7 +157,7 @@ CONFIGS = {
         _texts("premise", "choice1", "choice2", "question"),
         ClassLabel(names=["choice1", "choice2"]),
     ),
-    "multirc": SuperglueConfig(_multirc_rows, MULTIRC_FEATURES, {"train": 20, "validation": 7}),
+    "multirc": SuperglueConfig(_multirc_rows, MULTIRC_FEATURES, {"train": 24, "validation": 7}),
     "record": SuperglueConfig(_record_rows, RECORD_FEATURES, {"train": 100, "validation": 34}),
     "rte": _labelled(rte, PAIR, TWO_WAY),
     "wic": _labelled(word_in_context, WIC_COLUMNS, FALSE_TRUE, distinct="sentence1"),

@@ -1,13 +1,10 @@
 """Word lists that several samples share, and how a template becomes a sentence."""
 
 import random
-from collections.abc import Callable
-from typing import TypeVar
 
 Texts = tuple[str, ...]
 Values = dict[str, Texts]  # slot -> interchangeable wordings of its value
 Vocabulary = dict[str, tuple[Texts, ...]]  # slot -> values to choose from
-T = TypeVar("T")
 
 
 def split_words(text: str) -> Texts:
@@ -55,15 +52,6 @@ def as_sentence(text: str, end: str = ".") -> str:
 def past_tense(verb: str) -> str:
     """Past tense of a regular verb."""
     return verb + ("d" if verb.endswith("e") else "ed")
-
-
-def draw_unseen(draw: Callable[[], T], text_of: Callable[[T], str], seen: set[str]) -> T:
-    """Draw until the text of the drawn thing is not among `seen`, to which it is added."""
-    while True:
-        drawn = draw()
-        if text_of(drawn) not in seen:
-            seen.add(text_of(drawn))
-            return drawn
 
 
 PEOPLE = split_words(

@@ -7,6 +7,7 @@ An object is a disc, a square or an upright cylinder of the right size in perspe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,16 +35,21 @@ REACH = 3.0
 GAP = 0.25
 """Least distance between the circles that two objects stand on."""
 MARGIN = 0.4
-"""Least separation of two centres along the camera's right, and along its view, both laid on the plane."""
+"""Least separation of two centres along the camera's right, and along its view laid on the plane."""
 TRIES = 50
 LEAST_VISIBLE_PIXELS = round(200 * WIDTH * HEIGHT / (320 * 240))
 
-CAMERA = np.array([7.5, -6.5, 5.3])
+CAMERA = 1.015 * np.array([7.5, -6.5, 5.3])
+"""About the original's place, moved back until each class of VTAB's closest_object_distance holds 8 to 30 %."""
 VIEW = -CAMERA / np.linalg.norm(CAMERA)
-RIGHT = np.array([-VIEW[1], VIEW[0], 0.0]) * -1 / np.hypot(VIEW[0], VIEW[1])
+LAMP = np.array([-1.7, -2.3, 3.3])
+"""Where the light comes from: to the right, downwards, towards the camera."""
+AWAY = np.array([VIEW[0], VIEW[1], 0.0]) / np.hypot(VIEW[0], VIEW[1])
+"""The view laid on the plane."""
+RIGHT = np.array([AWAY[1], -AWAY[0], 0.0])
 DOWN = np.cross(VIEW, RIGHT)
-FRONT = np.array([VIEW[0], VIEW[1], 0.0]) / np.hypot(VIEW[0], VIEW[1])
 CAMERA_JITTER, LAMP_JITTER = 0.5, 1.0
+GROUND = np.broadcast_to(np.linspace(150, 185, HEIGHT)[:, None, None], (HEIGHT, WIDTH, 3))
 
 
 @dataclass(frozen=True)
@@ -65,56 +71,68 @@ class SceneObject:
 
 
 def scenes(count: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[list[SceneObject]]]:
-    """`count` images (n, 80, 120, 3) and the objects of each, in the order in which they were placed."""
-    drawn = [_scene(int(number), rng) for number in rng.integers(FEWEST, MOST + 1, count)]
-    return np.stack([image for image, _ in drawn]), [objects for _, objects in drawn]
+    """`count` images (n, 80, 120, 3) and the objects of each; a scene that hides an object is placed anew."""
+    numbers = rng.integers(FEWEST, MOST + 1, count)
+    cameras = CAMERA + rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, (count, 3))
+    lamps = LAMP + rng.uniform(-LAMP_JITTER, LAMP_JITTER, (count, 3))
+    lamps /= np.linalg.norm(lamps, axis=1, keepdims=True)
+    images = np.empty((count, HEIGHT, WIDTH, 3), np.uint8)
+    objects: list[list[SceneObject]] = [[] for _ in range(count)]
+    pending = np.arange(count)
+    while len(pending):
+        hidden = []
+        for scene, placed in zip(pending, _placed(numbers[pending], cameras[pending], rng), strict=True):
+            objects[scene] = placed
+            images[scene], visible_pixels = _draw(placed, lamps[scene])
+            if visible_pixels.min() < LEAST_VISIBLE_PIXELS:
+                hidden.append(scene)
+        pending = np.array(hidden, np.int64)
+    return images, objects
 
 
-def _scene(number: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[SceneObject]]:
-    """One scene of `number` objects, all of which can be seen."""
-    camera = CAMERA + rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, 3)
-    lamp = np.array([-0.5, -0.7, 1.0]) + rng.uniform(-LAMP_JITTER, LAMP_JITTER, 3) * 0.3
-    while True:
-        objects = _objects(number, camera, rng)
-        image, visible_pixels = _draw(objects, lamp / np.linalg.norm(lamp))
-        if visible_pixels.min() >= LEAST_VISIBLE_PIXELS:
-            return image, objects
+def _placed(
+    numbers: NDArray[np.int64], cameras: NDArray[np.float64], rng: np.random.Generator
+) -> Iterator[list[SceneObject]]:
+    """The objects of each scene, given how many there are and where its camera stands."""
+    grid = (len(numbers), MOST)
+    sizes, shapes, materials, colours = (
+        np.array(list(names))[rng.integers(len(names), size=grid)] for names in (SIZES, SHAPES, MATERIALS, COLOURS)
+    )
+    rotations = rng.uniform(0, 360, grid)
+    radii = np.where(sizes == "large", SIZES["large"], SIZES["small"])
+    centres = np.concatenate([_places(numbers, radii, rng), radii[..., None]], axis=-1)
+    for scene, number in enumerate(numbers):
+        yield [
+            SceneObject(
+                shape=str(shapes[scene, place]),
+                size=str(sizes[scene, place]),
+                material=str(materials[scene, place]),
+                color=str(colours[scene, place]),
+                rotation=float(rotations[scene, place]),
+                coordinates=tuple(centres[scene, place].tolist()),
+                pixel_coords=_project(centres[scene, place] - cameras[scene]),
+            )
+            for place in range(number)
+        ]
 
 
-def _objects(number: int, camera: NDArray[np.float64], rng: np.random.Generator) -> list[SceneObject]:
-    sizes = rng.choice(list(SIZES), number)
-    radii = np.array([SIZES[size] for size in sizes])
-    places = _places(radii, rng)
-    coordinates = np.column_stack([places, radii])
-    return [
-        SceneObject(
-            shape=SHAPES[rng.integers(len(SHAPES))],
-            size=str(size),
-            material=MATERIALS[rng.integers(len(MATERIALS))],
-            color=list(COLOURS)[rng.integers(len(COLOURS))],
-            rotation=float(rng.uniform(0, 360)),
-            coordinates=(float(centre[0]), float(centre[1]), float(centre[2])),
-            pixel_coords=_project(centre - camera),
-        )
-        for size, centre in zip(sizes, coordinates, strict=True)
-    ]
+def _places(numbers: NDArray[np.int64], radii: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Places (scenes, MOST, 2) on the plane, of which the first `numbers` (scenes,) keep all rules.
 
-
-def _places(radii: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Places (n, 2) on the plane that keep all rules; starts over where 50 tries find none for the next object."""
-    axes = np.column_stack([RIGHT[:2], FRONT[:2]])  # a rotation, so that it keeps distances
-    while True:
-        places = np.empty_like(radii, shape=(len(radii), 2))
-        for placed, radius in enumerate(radii):
-            tries = rng.uniform(-REACH, REACH, (TRIES, 2)) @ axes
-            right, front = (np.abs(tries[:, None, axis] - places[:placed, axis]) for axis in (0, 1))
-            clear = right**2 + front**2 >= (GAP + radius + radii[:placed]) ** 2
-            allowed = (clear & (right >= MARGIN) & (front >= MARGIN)).all(axis=1)
-            if not allowed.any():
-                break
-            places[placed] = tries[allowed.argmax()]
-        else:
-            return places @ axes.T
+    All scenes gain an object at a time; one for which 50 tries find no place for its next object starts over.
+    """
+    axes = np.column_stack([RIGHT[:2], AWAY[:2]])  # a rotation, so that it keeps distances
+    places, placed = np.zeros((*radii.shape, 2)), np.zeros(len(numbers), np.int64)
+    while len(growing := np.flatnonzero(placed < numbers)):
+        following = placed[growing]
+        tries = rng.uniform(-REACH, REACH, (len(growing), TRIES, 2)) @ axes
+        right, away = np.moveaxis(np.abs(tries[:, :, None, :] - places[growing, None, :, :]), -1, 0)
+        least = GAP + radii[growing, following, None, None] + radii[growing, None, :]
+        fits = (right**2 + away**2 >= least**2) & (np.minimum(right, away) >= MARGIN)
+        allowed = (fits | (np.arange(MOST) >= following[:, None, None])).all(axis=-1)
+        places[growing, following] = tries[np.arange(len(growing)), allowed.argmax(axis=1)]
+        placed[growing] = np.where(allowed.any(axis=1), following + 1, 0)
+    return places @ axes.T
 
 
 def _project(offset: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -125,8 +143,7 @@ def _project(offset: NDArray[np.float64]) -> tuple[float, float, float]:
 
 def _draw(objects: list[SceneObject], lamp: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The image, and how many of its pixels show each object."""
-    ground = np.linspace(150, 185, HEIGHT)[:, None] + np.linspace(-12, 12, WIDTH) * lamp[0]
-    image = np.repeat(ground[..., None], 3, axis=-1)
+    image = GROUND + np.linspace(-12, 12, WIDTH)[:, None] * lamp[0]
     owner = np.full((HEIGHT, WIDTH), len(objects))
     far_to_near = sorted(range(len(objects)), key=lambda index: -objects[index].pixel_coords[2])
     for index in far_to_near:
@@ -141,8 +158,8 @@ def _paint(
     """Paint one object over what is there already."""
     column, row, _ = drawn.pixel_coords
     radius = drawn.pixel_radius
-    top, left = max(0, int(row - 1.5 * radius)), max(0, int(column - 1.5 * radius))
-    window = np.s_[top : int(row + 1.5 * radius) + 2, left : int(column + 1.5 * radius) + 2]
+    top, left = max(0, int(row - radius)), max(0, int(column - radius))
+    window = np.s_[top : int(row + radius) + 2, left : int(column + radius) + 2]
     height, width = owner[window].shape
     u = (np.arange(left, left + width) - column)[None, :] / radius
     v = (np.arange(top, top + height) - row)[:, None] / radius

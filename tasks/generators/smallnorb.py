@@ -100,7 +100,9 @@ def combinations(split: str) -> int:
 def factors(split: str, indices: ArrayLike) -> Factors:
     """The factors of views 0 .. 24299 of a split, lighting changing fastest. Raises ValueError outside that range."""
     sizes = (len(CATEGORIES), len(INSTANCES[split]), ELEVATIONS, AZIMUTHS, LIGHTINGS)
-    category, instance, *view = (np.asarray(factor, np.int64) for factor in np.unravel_index(np.asarray(indices), sizes))
+    category, instance, *view = (
+        np.asarray(factor, np.int64) for factor in np.unravel_index(np.asarray(indices), sizes)
+    )
     return Factors(category, np.asarray(INSTANCES[split])[instance], *view)
 
 
