@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,12 @@ import numpy as np
 
 from bench.batching import evaluation_order
 from bench.errors import Diverged
-from bench.generation import Completion, Decoding, complete
+from bench.generation import Completion, Decoding, complete, positions_from_masks
 from bench.kinds import KINDS
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from accelerate import Accelerator
     from numpy.typing import NDArray
 
@@ -89,12 +91,12 @@ def outputs(
     answers = KINDS[base.kind].answers
     if answers == "likelihoods":
         return _log_likelihoods(base, examples, batch_size, device, autocast)  # type: ignore[arg-type]
-    batches = evaluation_order(examples.lengths, batch_size)
-    if answers == "completions":
-        batches = evaluation_order(examples.lengths[:COMPARED_PROMPTS], batch_size)
+    asks_prompts = answers == "completions"
+    batches = evaluation_order(examples.lengths[: COMPARED_PROMPTS if asks_prompts else None], batch_size)
     base.model.eval()
     collected = []
-    with torch.inference_mode(), autocast:
+    positions = positions_from_masks(base.model) if asks_prompts else contextlib.nullcontext()
+    with torch.inference_mode(), autocast, positions:
         for indices in batches:
             batch = examples.question(indices).on(device)
             collected.append(head_outputs(base.model, batch))
@@ -105,8 +107,12 @@ def outputs(
 
 
 def head_outputs(model: Any, batch: Batch) -> Any:
-    """A tensor (examples, outputs), float32: one row per example, or the logits after its last token."""
-    logits = model(**batch.unlabelled).logits.float()
+    """A tensor (examples, outputs), float32: one row per example, or the logits after its last token.
+
+    A batch without labels holds prompts, of which a decoder need not work out the other tokens' logits.
+    """
+    options = {} if "labels" in batch.inputs else {"logits_to_keep": 1}
+    logits = model(**batch.unlabelled, **options).logits.float()
     return logits[:, -1] if logits.ndim == 3 else logits.view(batch.samples, -1)
 
 

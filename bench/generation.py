@@ -57,10 +57,12 @@ def complete(
     """A greedy completion of every prompt, in the examples' order."""
     import torch
 
+    from bench.decode import cheap_steps
+
     completions: dict[int, Completion] = {}
     base.model.eval()
     generator = _Generator(base, decoding)
-    with torch.inference_mode(), autocast, _positions_from_masks(generator.decoder):
+    with torch.inference_mode(), autocast, positions_from_masks(base.model), cheap_steps(base.model):
         for indices in evaluation_order(examples.lengths, batch_size):
             found = generator.completions(examples.question(indices).on(device).unlabelled)
             completions.update(zip(indices.tolist(), found, strict=True))
@@ -72,11 +74,11 @@ class _Generator:
 
     def __init__(self, base: Backbone, decoding: Decoding) -> None:
         self._model = base.model
-        self.decoder = base.model.get_base_model() if hasattr(base.model, "get_base_model") else base.model
-        """What goes on from a cache: a soft prompt, which the wrapper around it would put in again, is in the cache."""
+        # A soft prompt, which the wrapper around the decoder would put in again, is in the cache that goes on.
+        self._decoder = _unwrapped(base.model)
         self._tokenizer: PreTrainedTokenizerBase = base.preprocessor
         self._decoding = decoding
-        self._ends = _end_tokens(self.decoder, self._tokenizer)
+        self._ends = _end_tokens(self._decoder, self._tokenizer)
 
     def completions(self, inputs: dict[str, Tensor]) -> list[Completion]:
         """Completions of a batch of prompts, shape (prompts, longest)."""
@@ -90,8 +92,11 @@ class _Generator:
         """New tokens of the sequences in the batch, (sequences, at most LOOK_EVERY), until all have ended."""
         import torch
 
+        from bench.decode import give_room
+
         output = self._model(**inputs, use_cache=True, logits_to_keep=1)
         cache, mask = output.past_key_values, inputs.get("attention_mask")
+        give_room(cache)
         if mask is not None:
             mask = torch.nn.functional.pad(mask, (cache.get_seq_length() - mask.shape[1], 0), value=1)
         live, pending = rows, [output.logits[:, -1].argmax(-1)]
@@ -110,7 +115,7 @@ class _Generator:
                 last = pending[-1]
             if mask is not None:
                 mask = torch.cat((mask, mask.new_ones(len(mask), 1)), 1)
-            output = self.decoder(input_ids=last[:, None], attention_mask=mask, past_key_values=cache, use_cache=True)
+            output = self._decoder(input_ids=last[:, None], attention_mask=mask, past_key_values=cache, use_cache=True)
             pending.append(output.logits[:, -1].argmax(-1))
 
     def _extend(self, row: _Row, new: list[int]) -> None:
@@ -147,6 +152,11 @@ class _Row:
         self.tokens = []
 
 
+def _unwrapped(model: Any) -> Any:
+    """The model without PEFT's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens that end a text: the tokenizer's, and those that the checkpoint's generation settings name."""
     named = model.generation_config.eos_token_id
@@ -155,8 +165,11 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 @contextlib.contextmanager
-def _positions_from_masks(decoder: Any) -> Iterator[None]:
-    """Count positions over what is no padding; behind a soft prompt PEFT drops the positions that it is given."""
+def positions_from_masks(model: Any) -> Iterator[None]:
+    """Lets a decoder count positions over what is no padding, so that padding ahead of a text changes nothing.
+
+    Set inside the decoder because PEFT drops the positions that a model with a soft prompt is given.
+    """
 
     def count(_: Any, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         mask = keywords.get("attention_mask")
@@ -167,7 +180,7 @@ def _positions_from_masks(decoder: Any) -> Iterator[None]:
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
         return arguments, keywords | {"position_ids": positions}
 
-    hook = decoder.register_forward_pre_hook(count, with_kwargs=True)
+    hook = _unwrapped(model).register_forward_pre_hook(count, with_kwargs=True)
     try:
         yield
     finally:

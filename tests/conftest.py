@@ -38,6 +38,49 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def stories() -> Path:
+    """stories260K, a pretrained LLaMA of 260,032 parameters; its tests are skipped where none is given."""
+    root = os.environ.get("PARSIMONY_TEST_MODELS")
+    if not root:
+        reason = "set PARSIMONY_TEST_MODELS to a folder with the model stories260K"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return Path(root) / "stories260K"
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised LLaMA with 2 layers of width 32 and a byte-level BPE, as a local checkpoint."""
+    import pyarrow.parquet as pq
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from tasks.sources import SAMPLES
+
+    table = pq.read_table(SAMPLES / "allenai/ai2_arc/ARC-Easy/train-00000-of-00001.parquet")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<|end|>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(table.column("question").to_pylist(), trainer)
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=500,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised BERT with 2 layers of width 32 and a word-level vocabulary, as a local checkpoint."""
     import pyarrow.parquet as pq

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +63,7 @@ class SceneObject:
     coordinates: tuple[float, float, float]
     pixel_coords: tuple[float, float, float]
 
-    @cached_property
+    @property
     def pixel_radius(self) -> float:
         """Half the object's width on the image."""
         return FOCAL * SIZES[self.size] / self.pixel_coords[2]

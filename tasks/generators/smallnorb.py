@@ -65,7 +65,7 @@ _MARKED = {"animal": 1, "human": 1, "airplane": 0, "truck": 1, "car": 1}
 _LAMPS = np.array(
     [[0.6, 0.2, 0.9], [0.2, 0.9, 0.5], [0.2, -0.9, 0.5], [0.9, 0.5, 0.2], [-0.3, 0.3, 1.0], [0.5, -0.5, 0.7]]
 )
-"""Where the light of each lighting comes from, as seen from the camera's side; towards it is x."""
+"""Where the light of each lighting comes from: towards the camera, to the right, up."""
 _LAMP_STRENGTHS = np.array([0.75, 0.6, 0.9, 0.7, 0.5, 1.0])
 _NORMALS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
 FRONT_FACE = 0
@@ -124,14 +124,11 @@ def _toy(category: int, instance: int) -> tuple[NDArray[np.float64], float]:
 def _view(category: int, instance: int, elevation: int, azimuth: int, lighting: int) -> NDArray[np.uint8]:
     """One image; faces turned to the camera are painted far to near."""
     corners, paint = _toy(category, instance)
-    turn, rise = _turn(np.radians(20 * azimuth)), _rise(np.radians(30 + 5 * elevation))
-    seen = corners @ (rise @ turn).T
-    lamp = _LAMPS[lighting] / np.linalg.norm(_LAMPS[lighting])
-    light = 0.25 + _LAMP_STRENGTHS[lighting] * np.clip(_NORMALS @ (_rise(0) @ turn).T @ lamp, 0, 1)
-    facing = _NORMALS @ (rise @ turn).T @ np.array([1.0, 0, 0]) > 0
-    brightness = np.repeat(220 * paint * light[None, :], len(corners), axis=0)
-    brightness[_MARKED[CATEGORIES[category]], FRONT_FACE] *= 0.2
-    faces = [(box, face) for box in range(len(corners)) for face in np.flatnonzero(facing)]
+    turn = _turn(np.radians(20 * azimuth))
+    to_camera = (_rise(np.radians(30 + 5 * elevation)) @ turn).T
+    seen, towards = corners @ to_camera, (_NORMALS @ to_camera)[:, 0]
+    brightness = paint * _light(category, lighting, _NORMALS @ turn.T)
+    faces = [(box, face) for box in range(len(corners)) for face in np.flatnonzero(towards > 0)]
     faces.sort(key=lambda at: float(seen[at][:, 0].mean()))
     canvas = Image.new("L", (SIDE * OVERSAMPLING,) * 2, int(95 + 60 * _LAMP_STRENGTHS[lighting]))
     pen = ImageDraw.Draw(canvas)
@@ -139,6 +136,15 @@ def _view(category: int, instance: int, elevation: int, azimuth: int, lighting: 
     for at in faces:
         pen.polygon([(x, y) for x, y in points[at].tolist()], fill=min(255, int(brightness[at])))
     return np.asarray(canvas.reduce(OVERSAMPLING))
+
+
+def _light(category: int, lighting: int, normals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How bright a white toy's faces (boxes, 6) are whose normals are (6, 3); the front is marked by a dark face."""
+    lamp = _LAMPS[lighting] / np.linalg.norm(_LAMPS[lighting])
+    faces = 220 * (0.25 + _LAMP_STRENGTHS[lighting] * np.clip(normals @ lamp, 0, 1))
+    light = np.repeat(faces[None, :], len(_BOXES[CATEGORIES[category]]), axis=0)
+    light[_MARKED[CATEGORIES[category]], FRONT_FACE] *= 0.2
+    return light
 
 
 def _turn(angle: float) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ shifted colours, brightness, contrast and noise, so that classes overlap where t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -92,6 +93,6 @@ def _mix(pattern: str, along: NDArray[np.float32], across: NDArray[np.float32]) 
     return _wave(along + 1.5 * np.sin(across))
 
 
-def _wave(phase: NDArray[np.float32]) -> NDArray[np.float32]:
+def _wave(phase: NDArray[Any]) -> NDArray[np.float32]:
     """A sine between 0 and 1."""
     return np.asarray(0.5 + 0.5 * np.sin(phase), np.float32)
