@@ -70,12 +70,16 @@ def _cost_rows(record: RunRecord) -> list[tuple[str, str]]:
     if causes:
         rows.append(("memory by cause, MiB", ", ".join(causes)))
     if record.train_samples_per_second is not None:
-        speed = f"{record.train_samples_per_second:.1f} samples/s, {record.train_tokens_per_second:.0f} tokens/s"
-        rows.append(("training throughput", speed))
+        tokens = record.train_tokens_per_second
+        words = "" if tokens is None else f", {tokens:.0f} tokens/s"
+        rows.append(("training throughput", f"{record.train_samples_per_second:.1f} samples/s{words}"))
     trained, served = record.trained_latency_seconds_median, record.inference_latency_seconds_median
     if trained is not None and served is not None:
         other = "" if record.inference_form == "trained" else f", {1e3 * served:.1f} ms {record.inference_form}"
         rows.append(("latency of one example", f"{1e3 * trained:.1f} ms{other}"))
+    if record.generated_tokens_per_second is not None:
+        ended = f"{100 * (record.truncated_share or 0):.1f} % ended by the limit"
+        rows.append(("generation", f"{record.generated_tokens_per_second:.0f} tokens/s, {ended}"))
     if record.phase_seconds:
         rows.append(("time", ", ".join(f"{name} {value:.1f} s" for name, value in record.phase_seconds.items())))
     return rows

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ TASK_TYPES = {"sequence": "SEQ_CLS", "span_pair": "FEATURE_EXTRACTION", "languag
 """What PEFT calls each model of `bench/kinds.py`; it has no word for images."""
 RANDOM_DIRECTIONS = ("VERA", "PVERA")
 """Tuners whose rank counts shared random directions and may exceed the width of the model."""
+IDENTITY_TOLERANCE = 1e-3
+"""Relative change of a layer's output that an adapter at its start may make by rounding."""
 
 
 class LibraryMethod(Method):
@@ -71,7 +74,7 @@ class LibraryMethod(Method):
                 raise SettingsError(f"method.rank={rank} is above the size of {part.name} ({limit}).")
         config = self._config(parts, anatomy.head)
         if parts:
-            _rehearse(config, parts)
+            _rehearse(config, parts, self.identity_at_start)
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Wrap the model with the PEFT tuner; PEFT copies the head and trains the copy."""
@@ -156,10 +159,11 @@ def _peft_name(word: str, fields: set[str]) -> str:
     return (preferred or named)[0]
 
 
-def _rehearse(config: PeftConfig, parts: Sequence[Part]) -> None:
+def _rehearse(config: PeftConfig, parts: Sequence[Part], identity: bool) -> None:
     """Adapt and call one stand-in for every kind of matched module, so that PEFT's refusals come early.
 
-    Raises SettingsError: the module's type is unsupported (GPT-2's Conv1D), a block size does not divide a width.
+    Raises SettingsError: the module's type is unsupported (GPT-2's Conv1D), a block size does not divide a width, PEFT
+    passes the module over, or the module changes at once although the method starts as the `identity`.
     """
     import torch
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -167,19 +171,36 @@ def _rehearse(config: PeftConfig, parts: Sequence[Part]) -> None:
 
     stand_ins = nn.Module()
     first = {(type(part.module), _weight(part.module).shape): part for part in reversed(parts)}
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _quiet_peft():
+    kinds = ", ".join(sorted({kind.__name__ for kind, _ in first}))
+    refusal = f"method: PEFT's {config.peft_type.value} cannot adapt the targets ({kinds})"
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings(), _quiet_peft():
         warnings.simplefilter("ignore")
         for part in first.values():
             _place(stand_ins, part.name, _materialised(part.module))
+        before = _outputs(stand_ins, first.values())
         try:
             alone = dataclasses.replace(config, modules_to_save=None)
             PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](stand_ins, alone, "default")
-            for part in first.values():
-                stand_ins.get_submodule(part.name)(torch.zeros(1, 1, _input_width(part.module)))
+            after = _outputs(stand_ins.eval(), first.values())
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            kinds = ", ".join(sorted({kind.__name__ for kind, _ in first}))
-            refusal = f"method: PEFT's {config.peft_type.value} cannot adapt the targets ({kinds})"
-            raise SettingsError(f"{refusal}: {one_line(error)}") from error
+            raise SettingsError(f"{refusal}: {_first_sentence(one_line(error))}.") from error
+    if any(type(stand_ins.get_submodule(part.name)) is type(part.module) for part in first.values()):
+        raise SettingsError(f"{refusal}: it passes them over.")
+    if identity and any(float((b - a).norm() / a.norm()) > IDENTITY_TOLERANCE for a, b in zip(before, after, strict=True)):
+        raise SettingsError(f"{refusal}: it does not start from their weights.")
+
+
+def _outputs(stand_ins: nn.Module, parts: Iterable[Part]) -> list[Tensor]:
+    """What each stand-in makes of one vector."""
+    import torch
+
+    inputs = {part.name: torch.linspace(-1, 1, _input_width(part.module))[None, None] for part in parts}
+    return [stand_ins.get_submodule(name)(vector) for name, vector in inputs.items()]
+
+
+def _first_sentence(text: str) -> str:
+    """Up to the first full stop, which is none of "e.g."."""
+    return re.split(r"(?<=[\w)`]{2})\.(?:\s|$)", text, maxsplit=1)[0]
 
 
 def _input_width(module: nn.Module) -> int:
@@ -194,12 +215,12 @@ def _weight(module: nn.Module) -> Tensor:
 
 
 def _materialised(module: nn.Module) -> nn.Module:
-    """A copy of the module; one without weights gets random ones."""
+    """A copy of the module in float32, as training has it; one without weights gets random ones."""
     import torch
 
     if not _weight(module).is_meta:
-        return copy.deepcopy(module)
-    copied = copy.deepcopy(module).to_empty(device="cpu")
+        return copy.deepcopy(module).float()
+    copied = copy.deepcopy(module).to_empty(device="cpu").float()
     with torch.no_grad():
         for parameter in copied.parameters():
             parameter.normal_(std=0.02)

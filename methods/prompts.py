@@ -4,6 +4,9 @@ Prompt tuning (Lester et al. 2021) and P-tuning (Liu et al. 2021) put `length` t
 tokens; prefix tuning (Li, Liang 2021) puts `length` trained keys and values before those of every layer. With vectors
 before the tokens PEFT alone lets an encoder's head read the first of them in place of the first token, and GPT-2's
 head a padding token in place of the last real one. `read_real_tokens` mends both, also in a model loaded from disk.
+
+PEFT has no prefix for models that read images; `methods/parts/attention_prefix.py` is ours, and is saved as our own
+methods are.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
 from bench.kinds import KINDS
-from methods.base import TEXT_KINDS
+from methods.base import TEXT_KINDS, Method
 from methods.library import LibraryMethod
 
 if TYPE_CHECKING:
@@ -30,19 +33,28 @@ SAVED_PROMPT = "prompt_embeddings"
 
 
 class PromptMethod(LibraryMethod):
-    """A PEFT prompt method; the prompt stays beside the model, so nothing is merged."""
+    """A PEFT prompt method, and prefixes for images; the prompt stays beside the model, so nothing is merged."""
 
-    kinds = TEXT_KINDS
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.peft_type != PREFIX:
+            self.kinds = TEXT_KINDS
 
     def check(self, anatomy: Anatomy) -> None:
         """Every layer must take outside keys and values if a prefix is to reach it."""
         super().check(anatomy)
         if anatomy.find("cross_attention.query"):
             raise SettingsError("method: a soft prompt needs an encoder or a decoder; this model is both in one.")
-        _, block = anatomy.blocks[0]
-        if self.peft_type == PREFIX and "past_key_values" not in inspect.signature(block.forward).parameters:
-            layer = type(block).__name__
-            raise SettingsError(f"method: a prefix needs layers that take past keys and values; {layer} does not.")
+        if anatomy.backbone.main_input_name == "pixel_values":
+            self._check_images_prefix()
+        elif self.peft_type == PREFIX:
+            _check_takes_prefix(anatomy)
+
+    def _check_images_prefix(self) -> None:
+        """Raise SettingsError for what only PEFT's prefix has."""
+        for name, value in self.options.items():
+            if value:
+                raise SettingsError(f"method.options.{name} must stay off for images: their prefix is trained as it is.")
 
     def complete(self, config: PeftConfig, backbone: Backbone, total_steps: int) -> None:
         """Input prompts are as wide as the embeddings, which ELECTRA has narrower than the hidden states."""
@@ -53,6 +65,10 @@ class PromptMethod(LibraryMethod):
         """Add the prompt, then let the head read past it."""
         from peft.utils.other import _set_trainable
 
+        if self._serves_images:
+            from methods.parts.attention_prefix import add_prefixes
+
+            return add_prefixes(backbone.model, backbone.anatomy, self.words["length"])
         super().insert(backbone, total_steps)
         model = KINDS[backbone.kind].model
         if model == "sequence":
@@ -60,11 +76,22 @@ class PromptMethod(LibraryMethod):
         if model == "span_pair":  # PEFT trains the head of its own sequence classifier only
             _set_trainable(backbone.model, ADAPTER, list(backbone.anatomy.head), inference_mode=False)
 
+    def save(self, folder: Path) -> None:
+        """Write PEFT's own format; of images, this project's."""
+        save = Method.save if self._serves_images else LibraryMethod.save
+        save(self, folder)
+
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """What `save` writes."""
+        return Method.stored_tensors(self) if self._serves_images else super().stored_tensors()
+
     def load(self, folder: Path) -> None:
         """Read the finished prompt: PEFT stores it without the encoder that produced it."""
         from peft import load_peft_weights, set_peft_model_state_dict
         from torch import nn
 
+        if self._serves_images:
+            return Method.load(self, folder)
         weights: dict[str, Tensor] = load_peft_weights(str(folder), device="cpu")
         model = self.backbone.model
         encoder = model.prompt_encoder[ADAPTER]
@@ -72,6 +99,18 @@ class PromptMethod(LibraryMethod):
         encoder.embedding = nn.Embedding(prompt.shape[0], prompt.shape[1], device=prompt.device)
         set_peft_model_state_dict(model, weights)
         model.peft_config[ADAPTER].inference_mode = True
+
+    @property
+    def _serves_images(self) -> bool:
+        return KINDS[self.backbone.kind].reads_images
+
+
+def _check_takes_prefix(anatomy: Anatomy) -> None:
+    """Raise SettingsError if PEFT's prefix cannot reach the layers."""
+    _, block = anatomy.blocks[0]
+    if "past_key_values" not in inspect.signature(block.forward).parameters:
+        layer = type(block).__name__
+        raise SettingsError(f"method: a prefix needs layers that take past keys and values; {layer} does not.")
 
 
 def read_real_tokens(model: PeftModel, anatomy: Anatomy) -> None:

@@ -41,6 +41,8 @@ class SuperGlueTask(TextTask):
     """BoolQ, CB and RTE: a pair of texts and its class. With `diagnostics` the same model is scored on those too."""
 
     kinds: ClassVar[Sequence[str]] = ("classification", "choice", "span_pair")
+    span_columns: ClassVar[Sequence[str]] = ()
+    """Columns that say where the marked spans lie."""
 
     diagnostics: Sequence[str] = ()
 
@@ -74,6 +76,11 @@ class SuperGlueTask(TextTask):
             **{**vars(self), "config": config, "text_columns": DIAGNOSTIC_COLUMNS[config], "diagnostics": ()}
         )
         return diagnostic.encode(source.of(config), plain, preprocessor, max_length, None)
+
+    def checked(self, table: pa.Table, where: str) -> pa.Table:
+        """The table, if it has all columns and only known labels. Raises DataError."""
+        require_columns(table, self.span_columns, where)
+        return super().checked(table, where)
 
     def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
         """SuperGLUE's metrics of one split, those of a diagnostic under its name."""
@@ -134,9 +141,8 @@ class MultircTask(SuperGlueTask):
     def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
         """Paragraph and question, then the answer; where that is too long, the paragraph is cut."""
         paragraphs, questions, answers = (table.column(name).to_pylist() for name in self.text_columns)
-        shortened = _cut(
-            tokenizer, paragraphs, [f"{q} {a}" for q, a in zip(questions, answers, strict=True)], max_length
-        )
+        others = [(f" {question}", answer) for question, answer in zip(questions, answers, strict=True)]
+        shortened = _cut(tokenizer, paragraphs, others, max_length)
         firsts = [f"{paragraph} {question}" for paragraph, question in zip(shortened, questions, strict=True)]
         columns = {"question": _field(table, "question")}
         return TextExamples(
@@ -149,7 +155,9 @@ class MultircTask(SuperGlueTask):
 
     def chosen(self, table: pa.Table, at_most: int | None) -> NDArray[np.int64] | None:
         """Whole questions with at most `at_most` options together."""
-        return _whole_groups(_field(table, "question"), at_most)
+        _, groups, sizes = np.unique(_field(table, "question"), return_inverse=True, return_counts=True)
+        kept = _drawn_groups(sizes, at_most)
+        return None if kept is None else np.flatnonzero(np.isin(groups, kept))
 
     def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
         """F1 over all options and exact match over questions."""
@@ -171,7 +179,7 @@ class RecordTask(SuperGlueTask):
             for entity in sorted(set(query["entities"]))
         ]
         filled = [query["query"].replace(PLACEHOLDER, entity) for query, entity in rows]
-        passages = _cut(tokenizer, [query["passage"] for query, _ in rows], filled, max_length)
+        passages = _cut(tokenizer, [query["passage"] for query, _ in rows], [(text,) for text in filled], max_length)
         columns = {
             "query": np.array([query["idx"]["query"] for query, _ in rows]),
             "entity": [entity for _, entity in rows],
@@ -188,6 +196,11 @@ class RecordTask(SuperGlueTask):
                 raise DataError(f"The {where} has queries without {column}.")
         return table
 
+    def chosen(self, table: pa.Table, at_most: int | None) -> NDArray[np.int64] | None:
+        """Queries with at most `at_most` entities together."""
+        sizes = [len(set(entities)) for entities in table.column("entities").to_pylist()]
+        return _drawn_groups(np.array(sizes), at_most)
+
     def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
         """Exact match and F1 of each query's best entity, by the difference of its two logits."""
         from tasks.metrics.superglue import best_entities, record_metrics
@@ -202,6 +215,8 @@ class RecordTask(SuperGlueTask):
 @dataclass(frozen=True, kw_only=True)
 class WicTask(SuperGlueTask):
     """WiC: whether a word has one meaning in two sentences; its two occurrences are the marked spans."""
+
+    span_columns = ("start1", "end1", "start2", "end2")
 
     def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
         """The word, the first sentence, and the second as the pair's other text."""
@@ -222,6 +237,8 @@ class WicTask(SuperGlueTask):
 @dataclass(frozen=True, kw_only=True)
 class WscTask(SuperGlueTask):
     """WSC: whether a pronoun refers to a noun phrase; both are the marked spans, told by the number of their words."""
+
+    span_columns = ("span1_index", "span2_index")
 
     def examples(self, table: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Examples:
         """The text alone."""
@@ -244,15 +261,15 @@ def word_span(text: str, index: int, words: str) -> tuple[int, int]:
 
 
 def token_span(encoded: BatchEncoding, row: int, text: int, start: int, end: int) -> tuple[int, int] | None:
-    """The first and last token that share a character with [start, end) of one text; None where all were cut off."""
-    belongs = encoded.sequence_ids(row)
+    """The first and last token that share a character with [start, end) of one text; None where its end was cut off."""
     offsets = encoded["offset_mapping"][row]
+    tokens = [token for token, belongs in enumerate(encoded.sequence_ids(row)) if belongs == text]
     touching = [
-        token
-        for token, (first, behind) in enumerate(offsets)
-        if belongs[token] == text and first < end and behind > start and behind > first
+        token for token in tokens if offsets[token][0] < end and offsets[token][1] > max(start, offsets[token][0])
     ]
-    return (touching[0], touching[-1]) if touching else None
+    if not touching or (touching[-1] == tokens[-1] and offsets[tokens[-1]][1] < end):
+        return None
+    return touching[0], touching[-1]
 
 
 def _with_spans(
@@ -283,20 +300,27 @@ def _with_spans(
 
 
 def _cut(
-    tokenizer: PreTrainedTokenizerBase, longer: Sequence[str], others: Sequence[str], max_length: int | None
+    tokenizer: PreTrainedTokenizerBase, longer: Sequence[str], others: Sequence[Sequence[str]], max_length: int | None
 ) -> list[str]:
-    """The longer texts, cut at the end so that each fits beside its other text and the model's special tokens."""
+    """The longer texts, cut so that each fits beside its other texts and the model's special tokens.
+
+    They are cut between words: the rest of a word may be more tokens than it was as a part.
+    """
     if max_length is None:
         return list(longer)
     ends = {text: [end for _, end in offsets] for text, offsets in _unique_offsets(tokenizer, set(longer))}
-    sizes = {text: len(ids) for text, ids in _unique_ids(tokenizer, set(others))}
+    sizes = {text: len(ids) for text, ids in _unique_ids(tokenizer, {text for texts in others for text in texts})}
     reserved = tokenizer.num_special_tokens_to_add(pair=True)
 
-    def fitting(text: str, other: str) -> str:
-        room = max(max_length - reserved - sizes[other], 0)
-        return text if len(ends[text]) <= room else text[: ends[text][room - 1] if room else 0]
+    def fitting(text: str, beside: Sequence[str]) -> str:
+        room = max(max_length - reserved - sum(sizes[other] for other in beside), 0)
+        if len(ends[text]) <= room:
+            return text
+        end = ends[text][room - 1] if room else 0
+        kept = text[:end] if text[end].isspace() else re.sub(r"\S+$", "", text[:end])
+        return kept.rstrip()
 
-    return [fitting(text, other) for text, other in zip(longer, others, strict=True)]
+    return [fitting(text, beside) for text, beside in zip(longer, others, strict=True)]
 
 
 def _unique_offsets(tokenizer: PreTrainedTokenizerBase, texts: set[str]) -> Iterable[tuple[str, Any]]:
@@ -315,12 +339,13 @@ def _field(table: pa.Table, name: str) -> NDArray[np.int64]:
     return np.array([index[name] for index in table.column("idx").to_pylist()], np.int64)
 
 
-def _whole_groups(groups: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64] | None:
-    """Positions of the rows of groups drawn with a fixed seed, so many as have at most `at_most` rows together."""
-    if at_most is None or len(groups) <= at_most:
+def _drawn_groups(sizes: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64] | None:
+    """Groups drawn with a fixed seed, so many as have at most `at_most` rows together but one at least; None for all.
+
+    `sizes`, shape (groups,), counts the rows of each.
+    """
+    if at_most is None or sizes.sum() <= at_most:
         return None
-    names, sizes = np.unique(groups, return_counts=True)
-    order = np.random.default_rng(SUBSET_SEED).permutation(len(names))
+    order = np.random.default_rng(SUBSET_SEED).permutation(len(sizes))
     kept = max(int(np.searchsorted(np.cumsum(sizes[order]), at_most, side="right")), 1)
-    chosen: NDArray[np.int64] = np.flatnonzero(np.isin(groups, names[order[:kept]]))
-    return chosen
+    return np.sort(order[:kept])

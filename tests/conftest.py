@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -143,6 +144,25 @@ def sample(tiny_bert: Path, command: RunCommand) -> RunCommand:
         return command(f"model.path={tiny_bert}", "data=sample", "budget=smoke", *arguments, **options)
 
     return run
+
+
+def task_named(name: str, **changes: Any) -> Any:
+    """The task as the command line would build it, with some of its settings changed."""
+    from bench.planning import build
+
+    return build({**_described(name), **changes})
+
+
+@functools.cache
+def _described(name: str) -> Any:
+    import hydra
+    from omegaconf import OmegaConf
+
+    from bench import settings
+
+    settings.register()
+    with hydra.initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
+        return OmegaConf.to_object(hydra.compose("config", [f"task={name}"]).task)
 
 
 def records(results: Path) -> dict[Path, RunRecord]:

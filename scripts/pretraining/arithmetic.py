@@ -1,20 +1,33 @@
 """Text that teaches a tiny decoder to count: bare sums, stories with their sums in running text, plain sentences.
 
 All text is made up here. It shares word lists and skills with the word problems of `scripts.samples.gsm8k`, but neither
-templates nor layout: a story is composed of a start and up to three events, and ends in "So the result is 12."
+templates nor layout: "Problem: ... Solution: ... So the result is 12." is one of many.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from scripts.samples.gsm8k import CONTAINERS, NAMES, THINGS
+from scripts.pretraining.lessons import LESSONS
 from scripts.samples.text import as_sentence, split_phrases, split_words
+from scripts.samples.word_problems import CONTAINERS, NAMES, THINGS, operate, problem
 
-LARGEST_RESULT = 200
 MORE_THINGS = THINGS + split_words("trees pages dollars miles people children seats vans")
-SHARES = {"sums": 0.4, "story": 0.5, "sentences": 0.1}
-
+FRAMES = (  # what stands before the story, and between the story and the work
+    ("", " "),
+    ("", "\n"),
+    ("", "\nWork: "),
+    ("Problem: ", "\nSolution: "),
+    ("Quiz. ", "\nReply. "),
+    ("Task: ", "\nSteps: "),
+    ("Puzzle: ", "\nResponse: "),
+    ("Story: ", "\nSums: "),
+    ("Query: ", "\nWorking. "),
+)
+ENDINGS = split_phrases(
+    "So the result is {n}. | So the result is {n}. | The result is {n}. | Result: {n}"
+    " | # {n} | ## {n} | ### {n} | = {n}"
+)
 GIVEN = split_phrases(
     "{a} has {n} {t} | {a} owns {n} {t} | there are {n} {t} in a room | {a} starts with {n} {t} | {a} counts {n} {t}"
     " | {n} {t} stand in a row | {a} keeps {n} {t} at home"
@@ -54,11 +67,15 @@ ASKED = split_phrases(
 )
 TOTAL_ASKED = split_phrases("how many {t} is that together | what do {a} and {b} have in total")
 DIFFERENCE_ASKED = split_phrases("what is the difference | how many more are there of one than of the other")
-CONNECTIVES = split_phrases("first | then | now | after that | next | in the end | at first")
-WORKED = split_phrases(
-    "{s} | {s} | {s} | {c} {s} | {c} {s} | {a} has {s} {t} | {c} {a} has {s} {t} | there are {s} {t} | that is {s}"
-    " | that makes {s} {t} | {c} there are {s} | it is {s} {t} now"
-)
+WORKED = {
+    "+": split_phrases(
+        "{s} | {a} has {s} {t} | then there are {s} {t} | that makes {s} {t} | with the new ones there are {s} {t}"
+        " | together that is {s} {t}"
+    ),
+    "-": split_phrases("{s} | {a} has {s} {t} | {s} {t} are left | {a} still has {s} {t} | now there are {s} {t}"),
+    "*": split_phrases("{s} | at first there are {s} {t} | that is {s} {t} | {a} has {s} {t} | all of it makes {s}"),
+    "/": split_phrases("{s} | each has {s} {t} | each gets {s} {t} | one has {s} {t} | a part is {s} {t}"),
+}
 PLAIN = split_phrases(
     "{a} likes the {t} of {b} | the {t} are in the {boxes} | {a} and {b} live in the same street | {a} is older than"
     " {b} | {b} wants to buy {t} for {a} | {a} works in a shop that sells {t} | in the morning {a} walks to the bus"
@@ -72,12 +89,12 @@ PLAIN = split_phrases(
 
 @dataclass
 class Story:
-    """What is told so far, the sums that follow from it, and the number that the next event changes."""
+    """What is told so far, the worked lines that follow from it, and the number that the next event changes."""
 
     words: dict[str, str]
     number: int = 0
     told: list[str] = field(default_factory=list)
-    sums: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     def tell(self, rng: random.Random, phrases: tuple[str, ...], **numbers: int) -> None:
         """Add a statement."""
@@ -87,24 +104,29 @@ class Story:
         """Add a question."""
         self.told.append(as_sentence(rng.choice(phrases).format(**self.words), "?"))
 
-    def work_out(self, left: int, operator: str, right: int) -> None:
-        """Add a sum, whose result becomes the number."""
-        self.number = value(left, operator, right)
-        self.sums.append(f"{left} {operator} {right} = {self.number}")
+    def work_out(self, rng: random.Random, left: int, operator: str, right: int) -> None:
+        """Add a line with a sum, whose result becomes the number."""
+        self.number = _value(left, operator, right)
+        text = rng.choice(WORKED[operator]).format(s=_figures(left, operator, right), **self.words)
+        self.lines.append(as_sentence(text))
 
 
 def documents(seed: int) -> Iterator[str]:
     """An endless stream of documents, the same for the same seed."""
     rng = random.Random(f"{seed} pretraining")
-    kinds: dict[str, Callable[[random.Random], str]] = {"sums": _sums, "story": _story, "sentences": _sentences}
     while True:
         (kind,) = rng.choices(list(SHARES), list(SHARES.values()))
-        yield kinds[kind](rng)
+        yield kind(rng)
 
 
-def value(left: int, operator: str, right: int) -> int:
-    """Result of one operation; a quotient is rounded down."""
-    return {"+": left + right, "-": left - right, "*": left * right, "/": left // right}[operator]
+def _value(left: int, operator: str, right: int) -> int:
+    value = operate(left, operator, right)
+    assert value is not None
+    return value
+
+
+def _figures(left: int, operator: str, right: int) -> str:
+    return f"{left} {operator} {right} = {_value(left, operator, right)}"
 
 
 def _operand(rng: random.Random, number: int, operators: str) -> tuple[str, int]:
@@ -112,8 +134,7 @@ def _operand(rng: random.Random, number: int, operators: str) -> tuple[str, int]
     while True:
         operator = rng.choice(operators)
         operand = rng.randint(2, 12) if operator in "*/" or rng.random() < 0.5 else rng.randint(1, 60)
-        exact = operator != "/" or number % operand == 0
-        if exact and 1 <= value(number, operator, operand) <= LARGEST_RESULT:
+        if operate(number, operator, operand) is not None:
             return operator, operand
 
 
@@ -126,14 +147,13 @@ def _sum(rng: random.Random) -> str:
     if operator in "+-":
         left = rng.randint(1, rng.choice((20, 60, 110)))
         operator, right = _operand(rng, left, operator if left > 2 else "+")
-    result = value(left, operator, right)
     if rng.random() < 0.85:
-        return f"{left} {operator} {right} = {result}"
+        return _figures(left, operator, right)
     if operator in "+-" and rng.random() < 0.5:
         low, high = sorted((left, right))
         return f"{high} is more than {low}" if low != high else f"{low} is equal to {high}"
     word = {"+": "plus", "-": "minus", "*": "times"}[operator]
-    return f"{left} {word} {right} is {result}"
+    return f"{left} {word} {right} is {_value(left, operator, right)}"
 
 
 def _sums(rng: random.Random) -> str:
@@ -141,10 +161,12 @@ def _sums(rng: random.Random) -> str:
     count, separator = rng.randint(3, 8), rng.choice((". ", ", ", "\n", "; "))
     if rng.random() < 0.7:
         return separator.join(_sum(rng) for _ in range(count)) + "."
-    chain = Story({}, rng.randint(2, 60))
+    number, chain = rng.randint(2, 60), []
     for _ in range(count):
-        chain.work_out(chain.number, *_operand(rng, chain.number, "+-*/"))
-    return separator.join(chain.sums) + "."
+        operator, operand = _operand(rng, number, "+-*/")
+        chain.append(_figures(number, operator, operand))
+        number = _value(number, operator, operand)
+    return separator.join(chain) + "."
 
 
 def _sentences(rng: random.Random) -> str:
@@ -164,9 +186,9 @@ def _start(rng: random.Random, story: Story) -> None:
         story.number = rng.randint(3, 60)
         story.tell(rng, GIVEN, n=story.number)
     else:
-        count, each = rng.randint(2, 12), rng.randint(2, 12)
+        count, each = rng.randint(2, 12), rng.randint(2, 8)
         story.tell(rng, PRODUCTS, p=count, q=each)
-        story.work_out(count, "*", each)
+        story.work_out(rng, count, "*", each)
 
 
 def _events(rng: random.Random, story: Story) -> None:
@@ -174,7 +196,7 @@ def _events(rng: random.Random, story: Story) -> None:
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
         operator, operand = _operand(rng, story.number, "++--*//")
         story.tell(rng, EVENTS[operator], k=operand)
-        story.work_out(story.number, operator, operand)
+        story.work_out(rng, story.number, operator, operand)
 
 
 def _comparison(rng: random.Random, story: Story) -> None:
@@ -183,17 +205,18 @@ def _comparison(rng: random.Random, story: Story) -> None:
     if rng.random() < 0.5:
         operator, operand = _operand(rng, first, "+-*")
         story.tell(rng, RELATIONS[operator], k=operand)
-        story.work_out(first, operator, operand)
+        story.work_out(rng, first, operator, operand)
     else:
         story.words |= {"a": story.words["b"], "b": story.words["a"]}
         _start(rng, story)
     second = story.number
-    if rng.random() < 0.6 or first == second:
+    summable = operate(first, "+", second) is not None
+    if summable and (rng.random() < 0.6 or first == second):
         story.ask(rng, TOTAL_ASKED)
-        story.work_out(first, "+", second)
+        story.work_out(rng, first, "+", second)
     else:
         story.ask(rng, DIFFERENCE_ASKED)
-        story.work_out(max(first, second), "-", min(first, second))
+        story.work_out(rng, max(first, second), "-", min(first, second))
 
 
 def _story(rng: random.Random) -> str:
@@ -205,9 +228,21 @@ def _story(rng: random.Random) -> str:
     else:
         _events(rng, story)
         story.ask(rng, ASKED)
-    sentences = [_worked(rng, story, text) for text in story.sums]
-    return rng.choice((" ", "\n")).join([" ".join(story.told), *sentences, f"So the result is {story.number}."])
+    return _framed(rng, " ".join(story.told), story.lines, story.number)
 
 
-def _worked(rng: random.Random, story: Story, text: str) -> str:
-    return as_sentence(rng.choice(WORKED).format(s=text, c=rng.choice(CONNECTIVES), **story.words))
+def _lesson(rng: random.Random) -> str:
+    """A word problem from a template, its sums worked out, and the result."""
+    return _framed(rng, *problem(rng, rng.choice(LESSONS), annotated=False))
+
+
+def _framed(rng: random.Random, question: str, lines: list[str], result: int) -> str:
+    """Question, work and result in one of several layouts."""
+    before, between = rng.choice(FRAMES)
+    ending = rng.choice(ENDINGS).format(n=result)
+    separator = "\n" if not ending.endswith(".") else rng.choice((" ", "\n"))
+    return before + question + between + separator.join([*lines, ending])
+
+
+SHARES: dict[Callable[[random.Random], str], float] = {_sums: 0.27, _story: 0.27, _lesson: 0.4, _sentences: 0.06}
+"""How often each kind of document is drawn."""

@@ -9,13 +9,14 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scripts.pretraining.arithmetic import LARGEST_RESULT, documents
+from scripts.pretraining.arithmetic import documents
+from scripts.samples.word_problems import LARGEST_RESULT
 
 SEED = 0
-STEPS = 4000
+STEPS = 2400
 BATCH_SEQUENCES, SEQUENCE_TOKENS = 8, 256
 LEARNING_RATE, WARM_UP_STEPS, WEIGHT_DECAY, GRADIENT_NORM = 3e-3, 100, 0.1, 1.0
-VOCABULARY_TOKENS = 768
+VOCABULARY_TOKENS = 1024
 TOKENIZER_DOCUMENTS = 20_000
 CONTEXT_TOKENS = 512
 BEGIN, END, PADDING = "<s>", "</s>", "<pad>"

@@ -1,8 +1,8 @@
 """Scenes of coloured shapes with labels at two levels, on which the tiny ViT is pretrained.
 
-A scene has one to four shapes at any place, size and rotation on a plain, shaded, striped or spotted ground; three in
-ten scenes are grey. Nothing is shared with the generators of the benchmark's own built-in samples, and the rotation of
-a shape is never a label.
+A scene has one to four shapes, more than half have one, at any place, size and rotation on a plain, shaded, striped or
+spotted ground; three in ten scenes are grey. Nothing is shared with the generators of the benchmark's own built-in
+samples, and the rotation of a shape is never a label.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ CELLS = 8
 """Columns and rows in which positions are told apart."""
 SMALLEST_RADIUS, LARGEST_RADIUS, SIZE_CLASSES = 5.0, 19.0, 4
 ANGLES = 720
-GREY_SHARE = 0.3
+GREY_SHARE, LONE_SHARE = 0.3, 0.45
+GROUND_SHARES = (0.4, 0.2, 0.2, 0.2)
 
 SCENE_CLASSES = {
     "shape": len(SHAPES),
@@ -55,14 +56,14 @@ _RGB = np.array(
 class Scenes:
     """`images` (n, 64, 64, 3) from 0 to 255; labels of scenes (n,) and of patches (n, 64), row by row.
 
-    `coverage` (n, 64, 3) tells how much of a patch is covered by shapes, and how that share leans to the right and
-    to the bottom, each between -1 and 1.
+    `geometry` (n, 64, 5) tells how much of a patch is covered by shapes, how that share leans to the right and to the
+    bottom, and how far right and down the centre of its shape lies, in LARGEST_RADIUS; 0 where there is no shape.
     """
 
     images: NDArray[np.float32]
     scene: dict[str, NDArray[np.int64]]
     patch: dict[str, NDArray[np.int64]]
-    coverage: NDArray[np.float32]
+    geometry: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,15 @@ def scenes(count: int, rng: np.random.Generator) -> Scenes:
         images += alpha[..., None] * (fill[:, None, None, :] - images)
         owner[alpha > 0.5] = place
     images += rng.uniform(0, 8, (count, 1, 1, 1)).astype(np.float32) * rng.standard_normal(images.shape, np.float32)
-    patch, coverage = _patch_labels(drawn, owner)
-    return Scenes(np.clip(images, 0, 255), _scene_labels(drawn, ground), patch, coverage)
+    patch, geometry = _patch_labels(drawn, owner)
+    return Scenes(np.clip(images, 0, 255), _scene_labels(drawn, ground), patch, geometry)
 
 
 def _draw(count: int, rng: np.random.Generator) -> _Drawn:
     size = (count, MOST_SHAPES)
     radius = np.sort(rng.uniform(SMALLEST_RADIUS, LARGEST_RADIUS, size).astype(np.float32), axis=1)
     margin = radius[..., None] * 0.9
-    number = rng.integers(1, MOST_SHAPES + 1, count)
+    number = np.where(rng.random(count) < LONE_SHARE, 1, rng.integers(1, MOST_SHAPES + 1, count))
     return _Drawn(
         shape=rng.integers(len(SHAPES), size=size),
         colour=rng.integers(len(COLOURS), size=size),
@@ -123,7 +124,7 @@ def _alpha(drawn: _Drawn, place: int) -> NDArray[np.float32]:
 
 def _grounds(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Grounds (n, 64, 64, 3) between two colours each, and which kind each is."""
-    kind = rng.integers(len(GROUNDS), size=count)
+    kind = rng.choice(len(GROUNDS), count, p=GROUND_SHARES)
     pixel = np.arange(SIDE, dtype=np.float32)
     direction, phase = rng.uniform(0, 2 * np.pi, (2, count, 1, 1)).astype(np.float32)
     wave = rng.uniform(0.15, 0.9, (count, 1, 1)).astype(np.float32)
@@ -160,24 +161,33 @@ def _scene_labels(drawn: _Drawn, ground: NDArray[np.int64]) -> dict[str, NDArray
 
 
 def _patch_labels(drawn: _Drawn, owner: NDArray[np.int64]) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.float32]]:
-    """Labels and coverage of every patch from the place of the shape on top at every pixel (n, 64, 64)."""
+    """Labels and geometry of every patch from the place of the shape on top at every pixel (n, 64, 64)."""
     count, across = len(owner), SIDE // PATCH
     patches = owner.reshape(count, across, PATCH, across, PATCH).swapaxes(2, 3).reshape(count, -1, PATCH, PATCH)
     shares = np.stack([(patches == place).mean(axis=(2, 3)) for place in range(MOST_SHAPES)], axis=-1)
     place = np.where(shares.max(axis=-1) >= 0.1, shares.argmax(axis=-1), MOST_SHAPES)
-    none = np.full((count, 1), 1)
+    none = np.ones((count, 1), np.int64)
     labels = {
         name: np.take_along_axis(np.hstack([values, none * (PATCH_CLASSES[name] - 1)]), place, axis=1)
         for name, values in (("shape", drawn.shape), ("colour", drawn.colour))
     }
+    return labels, np.concatenate([_coverage(patches), _offsets(drawn, place)], axis=-1)
+
+
+def _coverage(patches: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Covered share and its lean to the right and to the bottom (n, patches, 3)."""
     covered = (patches < MOST_SHAPES).astype(np.float32)
     lean = np.linspace(-2, 2, PATCH, dtype=np.float32)
-    coverage = [
-        covered.mean(axis=(2, 3)),
-        (covered * lean).mean(axis=(2, 3)),
-        (covered.swapaxes(2, 3) * lean).mean(axis=(2, 3)),
-    ]
-    return labels, np.stack(coverage, axis=-1)
+    return np.stack([(covered * weight).mean(axis=(2, 3)) for weight in (np.float32(1), lean, lean[:, None])], axis=-1)
+
+
+def _offsets(drawn: _Drawn, place: NDArray[np.int64]) -> NDArray[np.float32]:
+    """From each patch's middle to the centre of the shape at `place` (n, patches), right and down: (n, patches, 2)."""
+    row, column = np.divmod(np.arange(place.shape[1]), SIDE // PATCH)
+    middle = (np.stack([column, row], axis=-1) + np.float32(0.5)) * np.float32(PATCH)
+    shown = np.minimum(place, MOST_SHAPES - 1)[..., None]
+    offsets = (np.take_along_axis(drawn.centre, shown, axis=1) - middle) / np.float32(LARGEST_RADIUS)
+    return np.asarray(np.where(place[..., None] < MOST_SHAPES, offsets, 0), np.float32)
 
 
 def _corners(angles: list[float], radii: list[float]) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
 """Pretraining of the tiny ViT that the project ships: labels of generated shape scenes, from scratch.
 
 The class token answers for the scene (shape, colour, place and size of the largest shape, number of shapes, kind of
-ground), every patch token for its own patch (shape, colour, how much of it is covered and towards which side). The
-loss is the sum of the cross-entropies, each divided by the logarithm of its number of classes, plus the squared error
-of the coverage. Only the backbone is kept; a task gives it a new head.
+ground), every patch token for its own patch (shape, colour, how much of it is covered and towards which side, where
+its shape's centre lies). The loss is the sum of the cross-entropies, each divided by the logarithm of its number of
+classes, plus the weighted squared error of the geometry. Only the backbone is kept; a task gives it a new head.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_BYTES = 8_000_000
-COVERAGE_WEIGHT = 4.0
+GEOMETRY_WEIGHT = 4.0
 POSITION_SCALE, POSITION_SIZE = 50.0, 0.2
 REPORT_EVERY = 100
 
@@ -53,14 +53,14 @@ class Heads(nn.Module):
         super().__init__()
         self.scene = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in SCENE_CLASSES.items()})
         self.patch = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in PATCH_CLASSES.items()})
-        self.coverage = nn.Linear(width, 3)
+        self.geometry = nn.Linear(width, 5)
 
     def forward(self, hidden: Tensor, batch: Scenes) -> Tensor:
         """The loss of the last hidden states (n, 1 + patches, width)."""
         token, patches = hidden[:, 0], hidden[:, 1:]
         terms = [self._entropy(head(token), batch.scene[name]) for name, head in self.scene.items()]
         terms += [self._entropy(head(patches), batch.patch[name]) for name, head in self.patch.items()]
-        return sum(terms, COVERAGE_WEIGHT * mse_loss(self.coverage(patches), torch.from_numpy(batch.coverage)))
+        return sum(terms, GEOMETRY_WEIGHT * mse_loss(self.geometry(patches), torch.from_numpy(batch.geometry)))
 
     def _entropy(self, logits: Tensor, labels: np.ndarray) -> Tensor:
         loss = cross_entropy(logits.flatten(0, -2), torch.from_numpy(labels).flatten())
@@ -190,8 +190,8 @@ that ships with the benchmark, so that vision tasks run without network in minut
 **Pretraining.** From scratch on {recipe.steps * recipe.batch_size:,} generated scenes of coloured shapes
 (`scripts/pretraining/shapes.py`), each seen once. The class token names shape, colour, column, row and size class of
 the largest shape, the number of shapes and the kind of ground; every patch token names the shape and the colour that
-cover it, and how much of it is covered. Rotation is never a label, and no image of the benchmark's tasks or of their
-generated stand-ins is used.
+cover it, how much of it is covered and where the shape's centre lies. Rotation is never a label, and no image of the
+benchmark's tasks or of their generated stand-ins is used.
 
 | setting | value |
 | --- | --- |

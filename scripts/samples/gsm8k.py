@@ -1,46 +1,20 @@
 """A small built-in sample of arithmetic word problems in the layout of the hub repository openai/gsm8k, config main.
 
 All text is made up here from templates and word lists; none of it is GSM8K text. Rows are drawn with fixed seeds, so
-that a rerun writes the same bytes. A template is a question with slots and its worked lines, in which `[d = a + b]`
-names an intermediate result d; it is realised as "3 + 4 = <<3+4=7>>7", the form of the calculator annotations.
+that a rerun writes the same bytes.
 """
 
 import random
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, Features, Value
 
 from scripts.samples.files import write_split
-from scripts.samples.text import split_words
+from scripts.samples.word_problems import Template, problem
 
 SEED = 17
 ROWS = {"train": 1500, "test": 250}
-LARGEST_RESULT = 200
 FEATURES = Features({"question": Value("string"), "answer": Value("string")})
-NAMES = split_words(
-    "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Leo Mara Nils Olga Paul Rosa Sam Tina Umar Vera Will Yara Zoe"
-)
-THINGS = split_words(
-    "apples books cards coins cups eggs flowers hats keys lemons marbles pears pencils plums rings shells stamps"
-    " stones toys tickets"
-)
-CONTAINERS = split_words("bags baskets boxes bowls jars shelves trays crates")
-SUM = re.compile(r"\[(\w) = (\w) ([-+*/]) (\w)\]")
-
-Numbers = dict[str, int]
-
-
-@dataclass(frozen=True)
-class Template:
-    """A question and its worked lines, each with one sum, over the numbers that `choices` allows for every letter."""
-
-    question: str
-    lines: tuple[str, ...]
-    choices: dict[str, Sequence[int]]
-
 
 TEMPLATES = (
     Template(
@@ -175,8 +149,8 @@ def rows(split: str) -> list[dict[str, str]]:
     rng = random.Random(f"{SEED} gsm8k")
     drawn: dict[str, str] = {}
     while len(drawn) < sum(ROWS.values()):
-        question, answer = _problem(rng, TEMPLATES[len(drawn) % len(TEMPLATES)])
-        drawn.setdefault(question, answer)
+        question, lines, result = problem(rng, TEMPLATES[len(drawn) % len(TEMPLATES)], annotated=True)
+        drawn.setdefault(question, "\n".join([*lines, f"#### {result}"]))
     problems = [{"question": question, "answer": answer} for question, answer in drawn.items()]
     rng.shuffle(problems)
     return problems[: ROWS["train"]] if split == "train" else problems[ROWS["train"] :]
@@ -186,40 +160,3 @@ def write(folder: Path) -> None:
     """Write <folder>/main/train-00000-of-00001.parquet and the same for test."""
     for split in ROWS:
         write_split(Dataset.from_list(rows(split), features=FEATURES), folder, "main", split)
-
-
-def _problem(rng: random.Random, template: Template) -> tuple[str, str]:
-    """Question and answer for words and numbers under which every result is a whole number from 1 to the largest."""
-    a, b, c = rng.sample(NAMES, 3)
-    words = {"A": a, "B": b, "C": c, "things": rng.choice(THINGS), "boxes": rng.choice(CONTAINERS)}
-    while True:
-        numbers = {letter: rng.choice(choices) for letter, choices in template.choices.items()}
-        solution = _solution(template.lines, numbers)
-        if solution is not None:
-            return template.question.format(**words, **numbers), solution.format(**words, **numbers)
-
-
-def _solution(lines: tuple[str, ...], numbers: Numbers) -> str | None:
-    """The lines with their sums worked out, whose results join `numbers`; None if a result is out of bounds."""
-    worked, result = [], None
-    for line in lines:
-        found = SUM.search(line)
-        if found is None:
-            raise ValueError(f"The line '{line}' has no sum such as [c = a + b].")
-        letter, operator = found[1], found[3]
-        left, right = numbers[found[2]], numbers[found[4]]
-        result = _result(left, operator, right)
-        if result is None:
-            return None
-        numbers[letter] = result
-        sum_text = f"{left} {operator} {right} = <<{left}{operator}{right}={result}>>{result}"
-        worked.append(line.replace(found[0], sum_text))
-    return "\n".join([*worked, f"#### {result}"])
-
-
-def _result(left: int, operator: str, right: int) -> int | None:
-    """Value of one operation; None where it is not a whole number from 1 to the largest."""
-    if operator == "/":
-        return left // right if left % right == 0 else None
-    value = {"+": left + right, "-": left - right, "*": left * right}[operator]
-    return value if 1 <= value <= LARGEST_RESULT else None

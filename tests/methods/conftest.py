@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra
@@ -14,8 +15,10 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from bench.anatomy import Anatomy
 from bench.backbone import Backbone
 from bench.planning import build
+from bench.span_pair import SpanPairModel
 from methods.base import Method
 from tests.conftest import CONFIGURATION
+from tests.families import classifier, language_model
 
 SEED = 11
 STEPS = 8
@@ -33,8 +36,7 @@ def method_named(name: str, **changes: Any) -> Method:
     return build(settings_of(name) | changes)
 
 
-@functools.cache
-def _pretrained() -> Any:
+def _bert() -> Any:
     torch.manual_seed(SEED)
     config = BertConfig(
         vocab_size=100,
@@ -49,17 +51,42 @@ def _pretrained() -> Any:
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def backbone() -> Backbone:
-    """A fresh copy of one small random BERT."""
-    model = copy.deepcopy(_pretrained())
-    return Backbone(model, None, Anatomy(model, "bert"), "test/tiny")  # type: ignore[arg-type]
+def _llama() -> Any:
+    """Grouped heads and biases in every linear layer; large weights, so that what it says depends on what it reads."""
+    biases = {"attention_bias": True, "mlp_bias": True}
+    return language_model("llama", **WIDE, **biases, num_key_value_heads=2, initializer_range=0.3)
 
 
-def attached(name: str, steps: int = STEPS, **changes: Any) -> Method:
+WIDE = {"hidden_size": 64, "num_attention_heads": 4}
+MODELS: Mapping[str, tuple[str, Callable[[], Any]]] = {
+    "classification": ("classification", _bert),
+    "choice": ("choice", lambda: classifier("bert", **WIDE, num_labels=1)),
+    "span_pair": ("span_pair", lambda: SpanPairModel(classifier("bert", **WIDE), "bert")),
+    "generation": ("generation", _llama),
+    "generation_gpt2": ("generation", lambda: language_model("gpt2", n_embd=64, n_head=4, initializer_range=0.3)),
+    "image_classification": ("image_classification", lambda: classifier("vit", **WIDE)),
+}
+"""By name: the kind of task, and the small random model that serves it."""
+
+
+@functools.cache
+def _pretrained(model: str) -> Any:
+    _, make = MODELS[model]
+    return make()
+
+
+def backbone(model: str = "classification") -> Backbone:
+    """A fresh copy of one of the models; by default a small random BERT with three classes."""
+    fresh = copy.deepcopy(_pretrained(model))
+    kind, _ = MODELS[model]
+    return Backbone(fresh, None, Anatomy(fresh, fresh.config.model_type), "test/tiny", kind)
+
+
+def attached(name: str, steps: int = STEPS, model: str = "classification", **changes: Any) -> Method:
     """The named method, checked and attached to a fresh model."""
     method = method_named(name, **changes)
-    method.check(backbone().anatomy)
-    base = backbone()
+    base = backbone(model)
+    method.check(base.anatomy)
     torch.manual_seed(SEED)
     method.attach(base, steps)
     return method
