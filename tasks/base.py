@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tasks.batch import Batch
     from tasks.sources import Source
+
+TRAIN_SPLIT = "train"
 
 Columns = Mapping[str, Any]
 """Values per example, in arrays or lists under the names that `predictions.parquet` gives them."""
@@ -117,3 +119,44 @@ class Task(Protocol):
 
     def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
         """Score the predictions of every reported split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTask:
+    """What every task is: splits of a data set that lies in files, some of them reported.
+
+    `repository`, `revision` and `config` (a folder of the repository) name the files on the hub.
+    """
+
+    scored_form: ClassVar[str] = "trained"
+
+    repository: str
+    revision: str | None
+    config: str
+    reported_splits: Sequence[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reported_splits", tuple(self.reported_splits))
+
+    @property
+    def configs(self) -> Sequence[str]:
+        """Folders of the repository that the task reads."""
+        return (self.config,)
+
+    @property
+    def local_folders(self) -> Sequence[str]:
+        """Where a mirror holds the task, first choice first."""
+        return (f"{self.repository}/{self.config}",)
+
+    @property
+    def source_splits(self) -> Sequence[str]:
+        """Splits of the files that the task reads."""
+        return (TRAIN_SPLIT, *self.reported_splits)
+
+    def scored_splits(self, source: Source) -> Sequence[str]:
+        """The splits that are scored."""
+        return self.reported_splits
+
+    def subset(self, source: Source) -> str | None:
+        """Which examples were taken where a benchmark prescribes a subset."""
+        return None

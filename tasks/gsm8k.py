@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import Columns, Examples, Scores
+from tasks.base import TRAIN_SPLIT, Columns, Examples, Scores, StoredTask
 from tasks.examples import PromptedExamples, Tokens
 from tasks.metrics import gsm8k
 from tasks.prompted import check_form, check_template, filled, require_decoder, rows
-from tasks.sources import TRAIN_SPLIT
 from tasks.text import drawn, padding_id, require_columns
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ COLUMNS = ("question", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gsm8kTask:
+class Gsm8kTask(StoredTask):
     """Described by `conf/task/gsm8k.yaml`.
 
     `annotations` says whether the calculator's "<<16-3=13>>" stay in the training targets. `form` is the form of the
@@ -44,54 +43,29 @@ class Gsm8kTask:
     outputs: ClassVar[int] = 1
     headline: ClassVar[str] = "exact_match_strict"
 
-    repository: str
-    revision: str | None
-    config: str
     template: str
     annotations: str
     stops: Sequence[str]
     max_new_tokens: int
     form: str
-    reported_splits: Sequence[str]
     max_length: int
     epochs: float
 
     def __post_init__(self) -> None:
-        for name in ("stops", "reported_splits"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
+        object.__setattr__(self, "stops", tuple(self.stops))
         if self.annotations not in ANNOTATIONS:
             known = suggestion(self.annotations, ANNOTATIONS)
             raise SettingsError(f"task.annotations={self.annotations} is unknown.{known}")
+        if "" in self.stops:
+            raise SettingsError("task.stops has an empty string, which every text begins with.")
         check_form(self.form)
         check_template(self.template, ("question",))
 
     @property
-    def scored_form(self) -> str:
+    def scored_form(self) -> str:  # type: ignore[override]
         """The form of the model that generates."""
         return self.form
-
-    @property
-    def configs(self) -> Sequence[str]:
-        """Folders of the repository that the task reads."""
-        return (self.config,)
-
-    @property
-    def local_folders(self) -> Sequence[str]:
-        """Where a mirror holds the task, first choice first."""
-        return (f"{self.repository}/{self.config}",)
-
-    @property
-    def source_splits(self) -> Sequence[str]:
-        """Splits of the files that the task reads."""
-        return (TRAIN_SPLIT, *self.reported_splits)
-
-    def scored_splits(self, source: Source) -> Sequence[str]:
-        """The splits that are scored."""
-        return self.reported_splits
-
-    def subset(self, source: Source) -> str | None:
-        """The benchmark prescribes no subset."""
-        return None
 
     def encode(
         self,

@@ -20,9 +20,8 @@ import numpy as np
 from bench import cache
 from bench.errors import DataError, one_line
 from bench.identity import digest
-from tasks.base import Columns, Scores
+from tasks.base import Columns, Scores, StoredTask
 from tasks.batch import ImageBatch
-from tasks.sources import TRAIN_SPLIT
 from tasks.text import class_names, drawn, require_between, require_columns
 
 if TYPE_CHECKING:
@@ -78,50 +77,19 @@ class ImageExamples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask:
+class ImageTask(StoredTask):
     """Images with one class each, scored by accuracy; described by a YAML in `conf/task`."""
 
-    scored_form: ClassVar[str] = "trained"
     kind: ClassVar[str] = "image_classification"
     headline: ClassVar[str] = "accuracy"
 
-    repository: str
-    revision: str | None
-    config: str
     image_column: str
     label_column: str
     classes: int
-    reported_splits: Sequence[str]
     max_length: None
     epochs: float
     generated: str | None = None
     """Generator of the built-in sample; null where the sample is a file or there is none."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reported_splits", tuple(self.reported_splits))
-
-    @property
-    def configs(self) -> Sequence[str]:
-        """Folders of the repository that the task reads."""
-        return (self.config,)
-
-    @property
-    def local_folders(self) -> Sequence[str]:
-        """Where a mirror holds the task, first choice first."""
-        return (f"{self.repository}/{self.config}",)
-
-    @property
-    def source_splits(self) -> Sequence[str]:
-        """Splits of the files that the task reads."""
-        return (TRAIN_SPLIT, *self.reported_splits)
-
-    def scored_splits(self, source: Source) -> Sequence[str]:
-        """The splits that are scored."""
-        return self.reported_splits
-
-    def subset(self, source: Source) -> str | None:
-        """The benchmark prescribes no subset."""
-        return None
 
     @property
     def outputs(self) -> int:

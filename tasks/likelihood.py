@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import Columns, Examples, Scores
+from tasks.base import TRAIN_SPLIT, Columns, Examples, Scores, StoredTask
 from tasks.examples import ContinuationExamples, Tokens
 from tasks.prompted import Row, check_form, check_template, filled, require_decoder, rows
-from tasks.sources import TRAIN_SPLIT
 from tasks.text import drawn, padding_id, require_columns
 
 if TYPE_CHECKING:
@@ -30,57 +29,30 @@ HEADLINES = ("accuracy", "accuracy_normalised")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodTask:
+class LikelihoodTask(StoredTask):
     """A question with labelled choices and a key, in the columns of the AI2 sets; described by a YAML of its own."""
 
     kind: ClassVar[str] = "likelihood"
     outputs: ClassVar[int] = 1
 
-    repository: str
-    revision: str | None
-    config: str
     question_column: str
     template: str
     headline: str
     form: str
-    reported_splits: Sequence[str]
     max_length: int
     epochs: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reported_splits", tuple(self.reported_splits))
+        super().__post_init__()
         if self.headline not in HEADLINES:
             raise SettingsError(f"task.headline={self.headline} is unknown.{suggestion(self.headline, HEADLINES)}")
         check_form(self.form)
         check_template(self.template, ("question",))
 
     @property
-    def scored_form(self) -> str:
+    def scored_form(self) -> str:  # type: ignore[override]
         """The form of the model that is scored."""
         return self.form
-
-    @property
-    def configs(self) -> Sequence[str]:
-        """Folders of the repository that the task reads."""
-        return (self.config,)
-
-    @property
-    def local_folders(self) -> Sequence[str]:
-        """Where a mirror holds the task, first choice first."""
-        return (f"{self.repository}/{self.config}",)
-
-    @property
-    def source_splits(self) -> Sequence[str]:
-        """Splits of the files that the task reads."""
-        return (TRAIN_SPLIT, *self.reported_splits)
-
-    def scored_splits(self, source: Source) -> Sequence[str]:
-        """The splits that are scored."""
-        return self.reported_splits
-
-    def subset(self, source: Source) -> str | None:
-        """The benchmark prescribes no subset."""
-        return None
 
     def encode(
         self,
@@ -157,8 +129,10 @@ class _Question:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], column: str, where: str) -> _Question:
-        """Read one row. Raises DataError where the key names no choice."""
+        """Read one row. Raises DataError where the key names no choice, and for a choice without text."""
         labels = list(row["choices"]["label"])
         if row["answerKey"] not in labels:
             raise DataError(f"The {where} has the key '{row['answerKey']}' for choices labelled {labels}.")
+        if not all(row["choices"]["text"]):
+            raise DataError(f"The {where} has an empty choice: {row[column]!r}.")
         return cls(row[column], list(row["choices"]["text"]), labels.index(row["answerKey"]))

@@ -54,10 +54,20 @@ def filled(template: str, row: Mapping[str, Any]) -> str:
 
 
 def check_template(template: str, columns: Sequence[str]) -> None:
-    """Raise SettingsError for a field that is no column, and for white space at the end, which no target follows."""
-    for _, name, _, _ in string.Formatter().parse(template):
-        if name is not None and name not in columns:
+    """Raise SettingsError for a template that cannot be filled with these columns, or that leaves one of them out.
+
+    White space at its end is refused too: the target begins with its own.
+    """
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        for name in sorted(fields.difference(columns)):
             raise SettingsError(f"task.template has the field '{name}'.{suggestion(name, columns)}")
+        filled(template, dict.fromkeys(columns, ""))
+    except ValueError as error:
+        raise SettingsError(f"task.template cannot be filled: {error}.") from error
+    for name in columns:
+        if name not in fields:
+            raise SettingsError(f"task.template lacks the field '{name}'.")
     if template != template.rstrip():
         raise SettingsError("task.template ends in white space; the target begins with its own.")
 

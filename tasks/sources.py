@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 SAMPLES = Path(__file__).parent / "samples"
 MIRROR_VARIABLE = "PARSIMONY_DATA"
-TRAIN_SPLIT = "train"
 LIST = ".txt"
 
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import Columns, Examples, Scores
+from tasks.base import Columns, Examples, Scores, StoredTask
 from tasks.examples import TextExamples, Tokens
-from tasks.sources import TRAIN_SPLIT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +25,7 @@ UNDEFINED = "undefined: predictions are constant"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTask:
+class TextTask(StoredTask):
     """A task whose examples are one or two texts and a label; described by a YAML in `conf/task`.
 
     A benchmark derives from it, says which metrics it computes, and overrides how an example is read where that is
@@ -34,49 +33,22 @@ class TextTask:
     """
 
     kinds: ClassVar[Sequence[str]] = ("classification", "regression")
-    scored_form: ClassVar[str] = "trained"
     highest_value: ClassVar[float] = 5.0
     """Greatest label of a regression task; the lowest is 0."""
 
-    repository: str
-    revision: str | None
-    config: str
     kind: str
     text_columns: Sequence[str]
     labels: Sequence[str]
     headline: str
-    reported_splits: Sequence[str]
     max_length: int
     epochs: float
 
     def __post_init__(self) -> None:
-        for name in ("text_columns", "labels", "reported_splits"):
+        super().__post_init__()
+        for name in ("text_columns", "labels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.kind not in self.kinds:
             raise SettingsError(f"task.kind={self.kind} is unknown.{suggestion(self.kind, self.kinds)}")
-
-    @property
-    def configs(self) -> Sequence[str]:
-        """Folders of the repository that the task reads."""
-        return (self.config,)
-
-    @property
-    def local_folders(self) -> Sequence[str]:
-        """Where a mirror holds the task, first choice first."""
-        return (f"{self.repository}/{self.config}",)
-
-    @property
-    def source_splits(self) -> Sequence[str]:
-        """Splits of the files that the task reads."""
-        return (TRAIN_SPLIT, *self.reported_splits)
-
-    def scored_splits(self, source: Source) -> Sequence[str]:
-        """The splits that are scored."""
-        return self.reported_splits
-
-    def subset(self, source: Source) -> str | None:
-        """The benchmark prescribes no subset."""
-        return None
 
     @property
     def outputs(self) -> int:

@@ -92,7 +92,7 @@ _EXACT = {"trainable_parameters", "head_parameters", "inference_parameters"}
 def averages(table: pd.DataFrame) -> pd.DataFrame:
     """One row per method settings and model: each benchmark's own averages, where none of its tasks is missing.
 
-    Seeds are averaged within a task first. Columns are those of `tasks/metrics/averages.py` and `tasks/metrics/vtab.py`.
+    Seeds are averaged within a task first. Columns: `tasks/metrics/averages.py`, `tasks/metrics/vtab.py`.
     """
     key = [name for name in KEY if name != "task"]
     rows = [
