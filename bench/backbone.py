@@ -93,7 +93,9 @@ def origin(settings: ModelSettings) -> Origin:
         module, _, folder = settings.package.partition("/")
         found = importlib.util.find_spec(module)
         if found is not None and found.submodule_search_locations:
-            return Origin(str(Path(found.submodule_search_locations[0]) / folder), None)
+            local = Path(found.submodule_search_locations[0]) / folder
+            if local.is_dir():
+                return Origin(str(local), None)
     return Origin(settings.repository, settings.revision)
 
 

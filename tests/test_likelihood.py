@@ -46,13 +46,6 @@ def source(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Source:
     return Source("mirror", folder, "test", "test")
 
 
-@pytest.fixture
-def tokenizer(tiny_llama: Path) -> Any:
-    found = AutoTokenizer.from_pretrained(tiny_llama)
-    found.pad_token = found.eos_token
-    return found
-
-
 def arc(**changes: Any) -> Any:
     return task_named("commonsense/arc_easy", **changes)
 
@@ -99,10 +92,10 @@ def test_likelihoods_are_those_of_each_choice_alone(batch_size: int, base: Backb
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
-def test_a_soft_prompt_shifts_no_label(method: str, tokenizer: Any, tmp_path: Path) -> None:
-    model = language_model("llama", vocab_size=len(tokenizer), initializer_range=0.3)
-    base = Backbone(model, tokenizer, Anatomy(model, "llama"), "test", "likelihood")
-    examples = arc().encode(source(tmp_path), "test", tokenizer, 256, None)
+def test_a_soft_prompt_shifts_no_label(method: str, byte_level: Any, tmp_path: Path) -> None:
+    model = language_model("llama", vocab_size=len(byte_level), initializer_range=0.3)
+    base = Backbone(model, byte_level, Anatomy(model, "llama"), "test", "likelihood")
+    examples = arc().encode(source(tmp_path), "test", byte_level, 256, None)
     plain = log_likelihoods(base, examples, 4)
     attached = method_named(method, length=5)
     torch.manual_seed(0)
@@ -116,13 +109,13 @@ def test_a_soft_prompt_shifts_no_label(method: str, tokenizer: Any, tmp_path: Pa
     assert np.abs(found - plain).max() > 0.01
 
 
-def test_ragged_choices_have_a_row_each(tokenizer: Any, tmp_path: Path) -> None:
-    examples = arc().encode(source(tmp_path), "test", tokenizer, 256, None)
+def test_ragged_choices_have_a_row_each(byte_level: Any, tmp_path: Path) -> None:
+    examples = arc().encode(source(tmp_path), "test", byte_level, 256, None)
     assert examples.first_rows.tolist() == [0, 4, 7, 12, 14]
     assert examples.labels.tolist() == RIGHT
     assert examples.characters.tolist()[:4] == [4, 21, 4, 4]
     asked = examples.question(np.array([3, 1]))
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in asked.inputs["input_ids"]]
+    texts = [byte_level.decode(ids, skip_special_tokens=True) for ids in asked.inputs["input_ids"]]
     assert texts[:2] == [f"Question: What do plants need?\nAnswer: {choice}" for choice in ("light", "noise")]
     assert texts[3] == "Question: Who flies?\nAnswer: an old eagle"
     assert (asked.samples, len(texts)) == (2, 5)
@@ -131,19 +124,19 @@ def test_ragged_choices_have_a_row_each(tokenizer: Any, tmp_path: Path) -> None:
     ]
 
 
-def test_the_right_choice_alone_is_trained_on(tokenizer: Any, tmp_path: Path) -> None:
-    batch = arc().encode(source(tmp_path), "train", tokenizer, 256, None).batch(np.array([2, 1, 0]))
-    texts = [tokenizer.decode(labels[labels != IGNORED_LABEL]) for labels in batch.inputs["labels"]]
+def test_the_right_choice_alone_is_trained_on(byte_level: Any, tmp_path: Path) -> None:
+    batch = arc().encode(source(tmp_path), "train", byte_level, 256, None).batch(np.array([2, 1, 0]))
+    texts = [byte_level.decode(labels[labels != IGNORED_LABEL]) for labels in batch.inputs["labels"]]
     assert texts == [" four", " an old eagle", " rain"]
     assert batch.samples == len(batch.inputs["input_ids"]) == 3
     ahead = [ids[: (labels != IGNORED_LABEL).nonzero()[0]] for ids, labels in
              zip(batch.inputs["input_ids"], batch.inputs["labels"], strict=True)]  # fmt: skip
-    assert tokenizer.decode(ahead[1]) == "Question: Who flies?\nAnswer:"
+    assert byte_level.decode(ahead[1]) == "Question: Who flies?\nAnswer:"
 
 
-def test_the_two_rules_by_hand(tokenizer: Any, tmp_path: Path) -> None:
+def test_the_two_rules_by_hand(byte_level: Any, tmp_path: Path) -> None:
     """Sums, then sums per character of the choices' own texts, the space ahead not counted."""
-    examples = arc().encode(source(tmp_path), "test", tokenizer, 256, None)
+    examples = arc().encode(source(tmp_path), "test", byte_level, 256, None)
     sums = np.array([-4, -8, -6, -9, -10, -11, -9, -5, -5, -5, -5, -5, -3, -2], np.float32)
     # per character: rain -1, the stone -0.38; a dog -2, an old eagle -0.92, a fish -1.5; two, six -1.67, three -1
     columns = arc().predict(sums, examples)
@@ -189,9 +182,9 @@ def test_permuting_the_choices_with_the_key_leaves_the_result(base: Backbone, tm
         (row("Who?", [], "A"), r"the key 'A' for choices labelled \[\]"),
     ],
 )
-def test_unusable_questions_are_refused(broken: dict[str, Any], message: str, tokenizer: Any, tmp_path: Path) -> None:
+def test_unusable_questions_are_refused(broken: dict[str, Any], message: str, byte_level: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
-        arc().encode(source(tmp_path, [*ROWS, broken]), "test", tokenizer, 256, None)
+        arc().encode(source(tmp_path, [*ROWS, broken]), "test", byte_level, 256, None)
 
 
 def test_unusable_settings_get_one_sentence() -> None:
@@ -201,22 +194,22 @@ def test_unusable_settings_get_one_sentence() -> None:
         arc(template="Answer:")
 
 
-def test_questions_that_are_too_long_to_train_on_are_dropped_and_counted(tokenizer: Any, tmp_path: Path) -> None:
-    everything = arc().encode(source(tmp_path), "train", tokenizer, None, None)
+def test_questions_that_are_too_long_to_train_on_are_dropped_and_counted(byte_level: Any, tmp_path: Path) -> None:
+    everything = arc().encode(source(tmp_path), "train", byte_level, None, None)
     limit = int(np.sort(everything.lengths)[2])
-    kept = arc().encode(source(tmp_path), "train", tokenizer, limit, None)
+    kept = arc().encode(source(tmp_path), "train", byte_level, limit, None)
     assert (everything.dropped, kept.dropped) == (0, 1)
     assert kept.labels.tolist() == [RIGHT[i] for i in kept.ids]
     assert kept.first_rows[-1] == len(kept.tokens.lengths) == len(kept.characters) == len(kept.context_lengths)
-    assert len(arc().encode(source(tmp_path), "test", tokenizer, 4, None)) == len(ROWS)
+    assert len(arc().encode(source(tmp_path), "test", byte_level, 4, None)) == len(ROWS)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_sample_encodes(name: str, tokenizer: Any) -> None:
+def test_every_sample_encodes(name: str, byte_level: Any) -> None:
     task = task_named(f"commonsense/{name}")
     found = resolve(DataSettings("sample"), task)
     for split in ("train", *task.reported_splits):
-        examples = task.encode(found, split, tokenizer, task.max_length, None)
+        examples = task.encode(found, split, byte_level, task.max_length, None)
         assert len(examples) >= 60
         rows = found.read(split).to_pylist()
         assert [

@@ -1,0 +1,156 @@
+"""Write docs/methods.md: every method, its paper and the tasks it serves; `--check` only tells whether it is right."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    ViTConfig,
+)
+
+from bench.anatomy import Anatomy
+from bench.errors import SettingsError
+from bench.kinds import KINDS
+from bench.planning import build
+from bench.span_pair import SpanPairModel
+from methods.base import Method
+
+PAGE = ROOT / "docs" / "methods.md"
+METHODS = ROOT / "conf" / "method"
+WIDE = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
+INTRODUCTION = """# The methods and what they serve
+
+Every method is one file of `conf/method` and serves every kind of task, or refuses it in one sentence before anything
+is loaded. Below, a method with its default settings is checked against small models of four families: BERT stands for
+encoders, LLaMA for decoders, GPT-2 for those that fuse query, key and value in one `Conv1D`, ViT for models that read
+images. `python bench/run.py method=NAME model=NAME task=NAME` makes the same check with any settings and model.
+
+This page is written by `python scripts/document_methods.py` from the methods themselves.
+
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One family of models and the kinds of task that it stands for."""
+
+    family: str
+    kinds: tuple[str, ...]
+    make: Callable[[], Any]
+
+    @property
+    def title(self) -> str:
+        """Head of the column."""
+        return f"{', '.join(self.kinds)} ({self.family})"
+
+    def anatomy(self) -> Anatomy:
+        """A small model of the family with shapes but without weights."""
+        with torch.device("meta"):
+            model = self.make()
+        return Anatomy(model, model.config.model_type)
+
+    def refusals(self, method: Method) -> Mapping[str, str]:
+        """For each kind that the method does not serve, the sentence that says why."""
+        only = {kind: f"It serves {_listed(sorted(method.kinds))}." for kind in self.kinds if kind not in method.kinds}
+        try:
+            method.check(self.anatomy())
+        except SettingsError as error:
+            return dict.fromkeys(self.kinds, str(error).removeprefix("method: ")) | only
+        return only
+
+
+def kinds_with(model: str) -> tuple[str, ...]:
+    """The kinds of task that `model` of `bench/kinds.py` serves."""
+    return tuple(name for name, kind in KINDS.items() if kind.model == model)
+
+
+def bert() -> Any:
+    """An encoder."""
+    return AutoModelForSequenceClassification.from_config(BertConfig(**WIDE))
+
+
+def gpt2() -> Any:
+    """A decoder with fused query, key and value."""
+    return AutoModelForCausalLM.from_config(GPT2Config(n_embd=256, n_layer=2, n_head=4))
+
+
+COLUMNS = (
+    Column("BERT", kinds_with("sequence"), bert),
+    Column("BERT", kinds_with("span_pair"), lambda: SpanPairModel(bert(), "bert")),
+    Column("LLaMA", kinds_with("language"), lambda: AutoModelForCausalLM.from_config(LlamaConfig(**WIDE))),
+    Column("GPT-2", kinds_with("language"), gpt2),
+    Column("ViT", kinds_with("image"), lambda: AutoModelForImageClassification.from_config(ViTConfig(**WIDE))),
+)
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    methods = {name: method_named(name) for name in sorted(file.stem for file in METHODS.glob("*.yaml"))}
+    refused = {name: [column.refusals(method) for column in COLUMNS] for name, method in methods.items()}
+    return INTRODUCTION + "".join((*_table(methods, refused), *_reasons(refused)))
+
+
+def method_named(name: str) -> Method:
+    """The method with the settings of its YAML."""
+    with hydra.initialize_config_dir(str(METHODS.parent), version_base="1.3"):
+        settings: Any = OmegaConf.to_object(hydra.compose(f"method/{name}").method)
+    return build(settings)
+
+
+def _table(methods: Mapping[str, Method], refused: Mapping[str, list[Mapping[str, str]]]) -> Iterator[str]:
+    yield f"| method | paper | {' | '.join(column.title for column in COLUMNS)} |\n"
+    yield f"| --- | --- |{' --- |' * len(COLUMNS)}\n"
+    for name, method in methods.items():
+        cells = [_cell(column, refusals) for column, refusals in zip(COLUMNS, refused[name], strict=True)]
+        yield f"| `{name}` | {method.paper} | {' | '.join(cells)} |\n"
+
+
+def _cell(column: Column, refusals: Mapping[str, str]) -> str:
+    """Yes, no, or which kinds."""
+    if not refusals:
+        return "yes"
+    return ", ".join(kind for kind in column.kinds if kind not in refusals) or "no"
+
+
+def _reasons(refused: Mapping[str, list[Mapping[str, str]]]) -> Iterator[str]:
+    yield "\n## Why not\n\n| method | model | reason |\n| --- | --- | --- |\n"
+    for name, columns in refused.items():
+        for column, refusals in zip(COLUMNS, columns, strict=True):
+            for sentence in dict.fromkeys(refusals.values()):
+                yield f"| `{name}` | {column.family} | {sentence} |\n"
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(words[:-1]) + f" and {words[-1]} only" if len(words) > 1 else f"{words[0]} only"
+
+
+def main() -> int:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not up to date")
+    if parser.parse_args().check:
+        return 0 if PAGE.read_text("utf-8") == page() else 1
+    PAGE.write_text(page(), "utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
