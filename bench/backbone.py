@@ -123,7 +123,7 @@ def skeleton(settings: ModelSettings, kind: str, outputs: int) -> Anatomy:
     config = _config(settings, outputs)
     model_class = _model_class(settings, KINDS[kind], config)
     with torch.device("meta"):
-        model = _with_head(model_class.from_config(config), KINDS[kind], config.model_type)
+        model = _with_head(model_class.from_config(config, dtype=torch.float32), KINDS[kind], config.model_type)
     return Anatomy(model, config.model_type)
 
 

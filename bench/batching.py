@@ -1,8 +1,9 @@
 """Which examples form a batch: grouped by length inside shuffled buckets, so that little is padded.
 
 Padding is most of the waste in short-text fine-tuning. Each epoch is one random permutation, cut into buckets of many
-batches; inside a bucket examples are sorted by length and cut into batches, and the batches are shuffled. The order
-depends on the seed alone, never on the method, the device or the number of processes.
+batches; inside a bucket examples are sorted by length and cut into batches, and the batches are shuffled. A small set
+is cut into several buckets all the same: sorted as a whole, its batches would hold what is alike in more than length,
+and train worse. The order depends on the seed alone, never on the method, the device or the number of processes.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BUCKET_BATCHES = 50
+FEWEST_BUCKETS = 8
+"""Of an epoch that has as many batches."""
 
 
 def epoch_order(lengths: NDArray[np.int64], batch_size: int, random: np.random.Generator) -> list[NDArray[np.int64]]:
     """Example indices of each batch of one epoch; every example once, the last incomplete batch included."""
     permutation = random.permutation(len(lengths))
-    bucket = batch_size * BUCKET_BATCHES
+    batches_per_epoch = -(-len(lengths) // batch_size)
+    bucket = batch_size * max(min(BUCKET_BATCHES, batches_per_epoch // FEWEST_BUCKETS), 1)
     batches: list[NDArray[np.int64]] = []
     for start in range(0, len(permutation), bucket):
         chosen = permutation[start : start + bucket]

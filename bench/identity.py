@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bench.settings import ModelSettings, RunSettings
     from tasks.sources import Source
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 ID_LENGTH = 16
 SETTINGS_ID_LENGTH = 8
 DESCRIPTIVE = ("facts",)

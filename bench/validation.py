@@ -63,6 +63,7 @@ RANGES: Mapping[str, Range] = {
     "machines": COUNT,
     "max_gradient_norm": POSITIVE,
     "max_length": Range(at_least=4),
+    "max_new_tokens": COUNT,
     "max_steps": COUNT,
     "per_device_batch_size": COUNT,
     "processes": COUNT,

@@ -68,7 +68,9 @@ class BitFit(Method):
     def check(self, anatomy: Anatomy) -> None:
         """A backbone without bias terms would leave the head alone: refuse it."""
         if not any(name.endswith(".bias") for _, block in anatomy.blocks for name, _ in block.named_parameters()):
-            raise SettingsError("method=bitfit needs a model with bias terms; this one has none, but method=ln_tuning may serve.")
+            raise SettingsError(
+                "method=bitfit needs a model with bias terms; this one has none, but method=ln_tuning may serve."
+            )
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Unfreeze every parameter whose name ends in ".bias"."""

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ class LibraryMethod(Method):
                 raise SettingsError(f"method.rank={rank} is above the size of {part.name} ({limit}).")
         config = self._config(parts, anatomy.head)
         if parts:
-            _rehearse(config, parts, self.identity_at_start)
+            _rehearse(config, parts, self.identity_at_start, self.mergeable)
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Wrap the model with the PEFT tuner; PEFT copies the head and trains the copy."""
@@ -159,38 +159,51 @@ def _peft_name(word: str, fields: set[str]) -> str:
     return (preferred or named)[0]
 
 
-def _rehearse(config: PeftConfig, parts: Sequence[Part], identity: bool) -> None:
-    """Adapt and call one stand-in for every kind of matched module, so that PEFT's refusals come early.
+def _rehearse(config: PeftConfig, parts: Sequence[Part], identity: bool, mergeable: bool) -> None:
+    """Adapt, call and merge one stand-in for every kind of matched module, so that PEFT's refusals come early.
 
     Raises SettingsError: the module's type is unsupported (GPT-2's Conv1D), a block size does not divide a width, PEFT
-    passes the module over, or the module changes at once although the method starts as the `identity`.
+    passes the module over or changes it at once although the method starts as the `identity`, a bias has none to merge
+    into.
     """
     import torch
-    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-    from torch import nn
 
-    stand_ins = nn.Module()
     first = {(type(part.module), _weight(part.module).shape): part for part in reversed(parts)}
     kinds = ", ".join(sorted({kind.__name__ for kind, _ in first}))
     refusal = f"method: PEFT's {config.peft_type.value} cannot adapt the targets ({kinds})"
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings(), _quiet_peft():
         warnings.simplefilter("ignore")
-        for part in first.values():
-            _place(stand_ins, part.name, _materialised(part.module))
-        before = _outputs(stand_ins, first.values())
         try:
-            alone = dataclasses.replace(config, modules_to_save=None)
-            PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](stand_ins, alone, "default")
-            after = _outputs(stand_ins.eval(), first.values())
+            reason = _reason_against(config, list(first.values()), identity, mergeable)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise SettingsError(f"{refusal}: {_first_sentence(one_line(error))}.") from error
-    if any(type(stand_ins.get_submodule(part.name)) is type(part.module) for part in first.values()):
-        raise SettingsError(f"{refusal}: it passes them over.")
-    if identity and any(float((b - a).norm() / a.norm()) > IDENTITY_TOLERANCE for a, b in zip(before, after, strict=True)):
-        raise SettingsError(f"{refusal}: it does not start from their weights.")
+    if reason is not None:
+        raise SettingsError(f"{refusal}: {reason}.")
 
 
-def _outputs(stand_ins: nn.Module, parts: Iterable[Part]) -> list[Tensor]:
+def _reason_against(config: PeftConfig, parts: Sequence[Part], identity: bool, mergeable: bool) -> str | None:
+    """What PEFT does wrong with stand-ins for `parts`; raises whatever PEFT raises."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from torch import nn
+
+    stand_ins = nn.Module()
+    for part in parts:
+        _place(stand_ins, part.name, _materialised(part.module))
+    before = _outputs(stand_ins, parts)
+    alone = dataclasses.replace(config, modules_to_save=None)
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](stand_ins, alone, "default")
+    after = _outputs(stand_ins.eval(), parts)
+    if any(type(stand_ins.get_submodule(part.name)) is type(part.module) for part in parts):
+        return "it passes them over"
+    changes = [float((a - b).norm() / b.norm()) for a, b in zip(after, before, strict=True)]
+    if identity and max(changes) > IDENTITY_TOLERANCE:
+        return "it does not start from their weights"
+    if mergeable:
+        tuner.merge_and_unload()
+    return None
+
+
+def _outputs(stand_ins: nn.Module, parts: Sequence[Part]) -> list[Tensor]:
     """What each stand-in makes of one vector."""
     import torch
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.anatomy import LINEAR_ROLES
 from bench.errors import SettingsError
 from methods.library import LibraryMethod
 
@@ -15,9 +16,13 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
     from torch import Tensor, nn
 
+    from bench.anatomy import Part
     from bench.backbone import Backbone
 
 ADAPTER = "default"
+SPLIT_BY_INPUTS = ("attention.output", "cross_attention.output", "ffn.down")
+SPLIT_BY_OUTPUTS = tuple(role for role in LINEAR_ROLES if role not in SPLIT_BY_INPUTS)
+"""How a model that is spread over devices splits its linear layers."""
 JITTER = 1e-8
 IMPORTANCE = ("exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
 
@@ -89,6 +94,19 @@ class RiemannianLora(LibraryMethod):
                 a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
                 a.grad.copy_(_inverse(b.T @ b, self.damping) @ a.grad)
                 b.grad.copy_(b.grad @ _inverse(a @ a.T, self.damping))
+
+
+class BlockDiagonalLora(LibraryMethod):
+    """BD-LoRA: B of layers that are split by outputs, A of those split by inputs, is block-diagonal: Wang et al. 2025.
+
+    The roles of the targets decide; PEFT refuses a target that has none.
+    """
+
+    def _config(self, parts: Sequence[Part], head: Sequence[str]) -> PeftConfig:
+        config = super()._config(parts, head)
+        config.use_bdlora.target_modules_bd_a = [part.name for part in parts if part.role in SPLIT_BY_INPUTS]
+        config.use_bdlora.target_modules_bd_b = [part.name for part in parts if part.role in SPLIT_BY_OUTPUTS]
+        return config
 
 
 class Kasa(LibraryMethod):

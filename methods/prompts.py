@@ -35,8 +35,9 @@ SAVED_PROMPT = "prompt_embeddings"
 class PromptMethod(LibraryMethod):
     """A PEFT prompt method, and prefixes for images; the prompt stays beside the model, so nothing is merged."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, length: int, **settings: Any) -> None:
+        super().__init__(length=length, **settings)
+        self.length = length
         if self.peft_type != PREFIX:
             self.kinds = TEXT_KINDS
 
@@ -46,15 +47,17 @@ class PromptMethod(LibraryMethod):
         if anatomy.find("cross_attention.query"):
             raise SettingsError("method: a soft prompt needs an encoder or a decoder; this model is both in one.")
         if anatomy.backbone.main_input_name == "pixel_values":
-            self._check_images_prefix()
+            self._check_prefix_of_images()
         elif self.peft_type == PREFIX:
             _check_takes_prefix(anatomy)
 
-    def _check_images_prefix(self) -> None:
+    def _check_prefix_of_images(self) -> None:
         """Raise SettingsError for what only PEFT's prefix has."""
         for name, value in self.options.items():
             if value:
-                raise SettingsError(f"method.options.{name} must stay off for images: their prefix is trained as it is.")
+                raise SettingsError(
+                    f"method.options.{name} must stay off for images: their prefix is trained as it is."
+                )
 
     def complete(self, config: PeftConfig, backbone: Backbone, total_steps: int) -> None:
         """Input prompts are as wide as the embeddings, which ELECTRA has narrower than the hidden states."""
@@ -68,7 +71,8 @@ class PromptMethod(LibraryMethod):
         if self._serves_images:
             from methods.parts.attention_prefix import add_prefixes
 
-            return add_prefixes(backbone.model, backbone.anatomy, self.words["length"])
+            add_prefixes(backbone.model, backbone.anatomy, self.length)
+            return
         super().insert(backbone, total_steps)
         model = KINDS[backbone.kind].model
         if model == "sequence":
@@ -91,7 +95,8 @@ class PromptMethod(LibraryMethod):
         from torch import nn
 
         if self._serves_images:
-            return Method.load(self, folder)
+            Method.load(self, folder)
+            return
         weights: dict[str, Tensor] = load_peft_weights(str(folder), device="cpu")
         model = self.backbone.model
         encoder = model.prompt_encoder[ADAPTER]

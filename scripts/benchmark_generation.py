@@ -2,10 +2,10 @@
 
 Usage: python scripts/benchmark_generation.py [--pairs 3] [--batch-size 64] [--problems 250] [overrides ...]
 
-A method is trained on task=gsm8k as `overrides` say (like those of bench/run.py) and merged; then both generate with the
-same model object, prompts, stop strings, limit of new tokens and batch size, turn by turn in the same minutes. Every
-completion that differs is shown with the difference of the two best logits at the first token that does: a near tie
-explains it. Needs the optional packages: pip install -c constraints.txt '.[benchmark]'
+A method is trained on task=gsm8k as `overrides` say (like those of bench/run.py) and merged; then both generate with
+the same model object, prompts, stop strings, limit of new tokens and batch size, turn by turn in the same minutes.
+Every completion that differs is shown with the difference of the two best logits at the first token that does: a near
+tie explains it. Needs the optional packages: pip install -c constraints.txt '.[benchmark]'
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Contest:
         with torch.inference_mode(), self._runner.autocast():
             inputs = torch.tensor([[*prompt, *ids[0][:common]]], device=self._runner.device)
             best = self._base.model(input_ids=inputs).logits[0, -1].float().topk(2).values
-        return f"problem {problem}: differs from new token {common} on, best two logits {float(best[0] - best[1]):.2e} apart"
+        apart = float(best[0] - best[1])
+        return f"problem {problem}: differs from new token {common} on, best two logits {apart:.2e} apart"
 
     def _instances(self) -> list[Any]:
         from lm_eval.api.instance import Instance

@@ -34,7 +34,7 @@ from methods.base import Method
 
 PAGE = ROOT / "docs" / "methods.md"
 METHODS = ROOT / "conf" / "method"
-WIDE = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
+WIDE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 INTRODUCTION = """# The methods and what they serve
 
 Every method is one file of `conf/method` and serves every kind of task, or refuses it in one sentence before anything
@@ -88,7 +88,7 @@ def bert() -> Any:
 
 def gpt2() -> Any:
     """A decoder with fused query, key and value."""
-    return AutoModelForCausalLM.from_config(GPT2Config(n_embd=256, n_layer=2, n_head=4))
+    return AutoModelForCausalLM.from_config(GPT2Config(n_embd=128, n_layer=2, n_head=4))
 
 
 COLUMNS = (

@@ -173,7 +173,12 @@ def _local(kind: str, root: Path, task: Task, reason: str) -> Source:
     if folder is None:
         where = " nor ".join(map(str, folders))
         raise DataError(f"{kind} data of {task.repository} ({task.config}) is missing: {where} does not exist.")
-    return Source(kind, folder, content_hash(folder, task.source_splits), reason)
+    found = Source(kind, folder, content_hash(folder, task.source_splits), reason)
+    extra = [config for config in task.configs[1:] if found.of(config).folder.is_dir()]
+    if not extra:
+        return found
+    hashes = [found.revision, *(content_hash(found.of(config).folder, ("*",)) for config in extra)]
+    return replace(found, revision=hashlib.sha256(" ".join(hashes).encode()).hexdigest())
 
 
 def content_hash(folder: Path, splits: Sequence[str]) -> str:

@@ -302,23 +302,18 @@ def _with_spans(
 def _cut(
     tokenizer: PreTrainedTokenizerBase, longer: Sequence[str], others: Sequence[Sequence[str]], max_length: int | None
 ) -> list[str]:
-    """The longer texts, cut so that each fits beside its other texts and the model's special tokens.
-
-    They are cut between words: the rest of a word may be more tokens than it was as a part.
-    """
+    """The longer texts, cut at the end so that each fits beside its other texts and the model's special tokens."""
     if max_length is None:
         return list(longer)
-    ends = {text: [end for _, end in offsets] for text, offsets in _unique_offsets(tokenizer, set(longer))}
+    starts = {text: [start for start, _ in offsets] for text, offsets in _unique_offsets(tokenizer, set(longer))}
     sizes = {text: len(ids) for text, ids in _unique_ids(tokenizer, {text for texts in others for text in texts})}
     reserved = tokenizer.num_special_tokens_to_add(pair=True)
 
     def fitting(text: str, beside: Sequence[str]) -> str:
         room = max(max_length - reserved - sum(sizes[other] for other in beside), 0)
-        if len(ends[text]) <= room:
+        if len(starts[text]) <= room:
             return text
-        end = ends[text][room - 1] if room else 0
-        kept = text[:end] if text[end].isspace() else re.sub(r"\S+$", "", text[:end])
-        return kept.rstrip()
+        return text[: starts[text][room]].rstrip()  # several tokens may share one character
 
     return [fitting(text, beside) for text, beside in zip(longer, others, strict=True)]
 

@@ -109,7 +109,9 @@ def language_model(family: str, **changes: Any) -> Any:
 
 def backbone(model: Any) -> Backbone:
     """The model as methods are given it."""
-    return Backbone(model=model, preprocessor=None, anatomy=Anatomy(model, model.config.model_type), source="test")
+    anatomy = Anatomy(model, model.config.model_type)
+    kind = "image_classification" if model.config.model_type in IMAGE else "classification"
+    return Backbone(model=model, preprocessor=None, anatomy=anatomy, source="test", kind=kind)
 
 
 def inputs(family: str, examples: int = 4) -> dict[str, Tensor]:

@@ -47,15 +47,6 @@ LORA = dict.fromkeys(CONFIGS, 2 * 2 * 4 * 64) | {
     "swin": 2 * 2 * 4 * 64 + 1 * 2 * 4 * 128,
 }
 
-REFUSED = {
-    ("lora", "swin"): pytest.mark.xfail(
-        strict=True, raises=TypeError, reason="PEFT's model for classifying sequences gives Swin an attention mask"
-    ),
-    ("adalora", "t5"): pytest.mark.xfail(
-        strict=True, raises=AttributeError, reason="T5 reads the type of its last layer's weight; SVDLinear has none"
-    ),
-}
-
 
 def groups(anatomy: Anatomy) -> list[str]:
     """The targets that stand for all linear layers of the blocks."""
@@ -193,7 +184,7 @@ def test_lora_on_query_and_value_adds_its_factors_and_keeps_the_head_apart(famil
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        pytest.param(name, family, marks=REFUSED.get((name, family), ()))
+        (name, family)
         for name in ("lora", "adalora", "houlsby", "pfeiffer", "parallel_adapter", "bitfit", "linear_probe")
         for family in CONFIGS
         if not (name == "bitfit" and family in WITHOUT_BIAS)

@@ -185,12 +185,16 @@ def test_a_stop_string_over_several_tokens_cuts_the_text(batch_size: int, model:
     decoder = model("llama")
     rows = prompts(decoder.config.vocab_size)
     whole = [text(generated(decoder, row)) for row in rows]
-    stop = " ".join(whole[1].split()[9:11])[1:]  # from the middle of one token into the next
-    assert " " in stop
-    found = completions(base(decoder), rows, batch_size, Decoding(NEW_TOKENS, (stop, "never")))
-    assert [completion.text for completion in found] == [words.partition(stop)[0] for words in whole]
-    assert [completion.truncated for completion in found] == [stop not in words for words in whole]
-    assert found[1].new_tokens < NEW_TOKENS
+    # From the middle of a token into the next, which another look at the sequence finds; and one further on.
+    look = generation.LOOK_EVERY
+    stop, later = (" ".join(whole[1].split()[start : start + 2])[1:] for start in (look - 1, look + 3))
+    assert whole[1].index(stop) < whole[1].index(later)
+    found = completions(base(decoder), rows, batch_size, Decoding(NEW_TOKENS, (later, stop)))
+    assert [completion.text for completion in found] == [words.split(stop)[0].split(later)[0] for words in whole]
+    assert [completion.truncated for completion in found] == [
+        stop not in words and later not in words for words in whole
+    ]
+    assert found[1].new_tokens == 2 * look
 
 
 def test_a_text_cut_at_a_stop_equals_one_cut_after_generating_further(stories: Path) -> None:

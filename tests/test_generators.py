@@ -25,9 +25,11 @@ CLASSES = {  # section by section of the benchmark's task list
     "resisc45": 45,
     "diabetic_retinopathy": 5,
     "dmlab": 6,
+    "cifar10": 10,
 }
+NAMES = {"cifar10": ["img", "label"], "cifar100": ["img", "fine_label"]}
 STRUCTURED_ROWS = {
-    "clevr": {"train": 1000, "validation": 600},
+    "clevr": {"train": 1000, "test": 600},
     "kitti": {"train": 1000, "validation": 300, "test": 400},
     "dsprites": {"train": 1800},
     "smallnorb": {"train": 1000, "test": 1000},
@@ -228,23 +230,24 @@ class TestKitti:
 
 
 class TestTables:
-    def test_the_sixteen_data_sets_of_vtab_are_generated(self) -> None:
+    def test_the_sixteen_data_sets_of_vtab_and_cifar10_are_generated(self) -> None:
         assert set(tables.GENERATED_TASKS) == CLASSES.keys() | STRUCTURED_ROWS.keys()
-        assert len(tables.GENERATED_TASKS) == 16
+        assert len(tables.GENERATED_TASKS) == 17
 
     @pytest.mark.parametrize("task", CLASSES)
     def test_image_and_label_tables_have_their_rows_and_classes(self, task: str) -> None:
         for split, rows in {"train": 1000, "validation": 300, "test": 500}.items():
             table = tables.table(task, split)
+            image, label = NAMES.get(task, ["image", "label"])
             assert list(zip(table.column_names, table.schema.types, strict=True)) == [
-                ("image", IMAGE),
-                ("label", pa.int64()),
+                (image, IMAGE),
+                (label, pa.int64()),
             ]
             assert table.num_rows == rows
-            assert set(table["label"].to_pylist()) <= set(range(CLASSES[task]))
+            assert set(table[label].to_pylist()) <= set(range(CLASSES[task]))
             if split == "train":
-                assert len(set(table["label"].to_pylist())) == CLASSES[task]
-        picture = _decoded(table["image"][0].as_py())
+                assert len(set(table[label].to_pylist())) == CLASSES[task]
+        picture = _decoded(table[image][0].as_py())
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (64, 64))
 
     @pytest.mark.parametrize(
@@ -280,7 +283,7 @@ class TestTables:
         np.testing.assert_array_equal(np.asarray(picture), 255 * dsprites.sprites(indices[0])[0])
 
     def test_clevr_rows_list_a_depth_for_every_object(self) -> None:
-        table = tables.table("clevr", "validation")
+        table = tables.table("clevr", "test")
         fields = {field.name: field.type for field in table.schema.field("objects").type}
         assert fields["pixel_coords"] == pa.list_(pa.list_(pa.float32()))
         for objects in table["objects"].to_pylist():
@@ -304,17 +307,18 @@ class TestTables:
 
     def test_kitti_distance_classes_are_balanced(self) -> None:
         table = tables.table("kitti", "test")
-        assert table.schema.field("label").type == pa.list_(
+        assert table.schema.field("objects").type == pa.list_(
             pa.struct({"type": pa.string(), "location": pa.list_(pa.float32())})
         )
         classes = []
-        for objects in table["label"].to_pylist():
+        for objects in table["objects"].to_pylist():
             forward = [drawn["location"][2] for drawn in objects if drawn["type"] in ("Car", "Van", "Truck")]
             classes.append(3 if not forward else sum(min(forward) > threshold for threshold in (8, 20)))
         np.testing.assert_array_equal(np.bincount(classes), [100] * 4)
+        assert table["label_distance"].to_pylist() == classes
 
     def test_an_unknown_name_is_answered_with_the_nearest(self) -> None:
         with pytest.raises(DataError, match="'cifar100'"):
-            tables.table("cifar10", "train")
-        with pytest.raises(DataError, match="no split 'test'; it has train, validation"):
-            tables.table("clevr", "test")
+            tables.table("cifar101", "train")
+        with pytest.raises(DataError, match="no split 'validation'; it has train, test"):
+            tables.table("clevr", "validation")

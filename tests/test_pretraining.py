@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scripts.pretraining import arithmetic, decoder
-from scripts.samples import gsm8k
+from scripts.samples import gsm8k, word_problems
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "tasks" / "samples" / "openai" / "gsm8k" / "main"
@@ -46,7 +46,7 @@ def test_every_worked_line_is_right_and_the_last_result_is_the_answer(split: str
             results.append(result)
         assert len(results) >= 2
         assert final == f"#### {results[-1]}"
-        assert 1 <= int(results[-1]) <= gsm8k.LARGEST_RESULT
+        assert 1 <= int(results[-1]) <= word_problems.LARGEST_RESULT
 
 
 def test_a_question_is_one_line_and_occurs_once_in_both_splits_together() -> None:

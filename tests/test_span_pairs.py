@@ -46,7 +46,8 @@ class TestWic:
         assert segments.sum() == len(tokenizer("A long run", add_special_tokens=False)["input_ids"]) + 1
 
     def test_the_occurrences_are_marked_and_not_the_word_ahead(self, official: Any, any_tokenizer: Any) -> None:
-        examples = task_named("superglue/wic").encode(official("wic"), "validation", any_tokenizer, 64, None)
+        source = official("wic", sentence2='A ("run")', start2=4, end2=7)
+        examples = task_named("superglue/wic").encode(source, "validation", any_tokenizer, 64, None)
         assert [squeezed(marked(examples, 0, which, any_tokenizer)) for which in (0, 1)] == ["runs", "run"]
         assert examples.spans[0, 0, 0] > len(any_tokenizer("run", add_special_tokens=False)["input_ids"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class TestCopa:
             row | {"choice1": row["choice2"], "choice2": row["choice1"], "label": 1 - row["label"]} for row in rows
         ]
         other = task.encode(official("copa", swapped), "validation", byte_level, 128, None)
-        value = {text: hash(text) % 1000 / 1000 for text in texts(plain, byte_level)}
+        value = {text: zlib.crc32(text.encode()) % 1000 / 1000 for text in texts(plain, byte_level)}
         found = []
         for examples in (plain, other):
             answers = np.array([value[text] for text in texts(examples, byte_level)], np.float32).reshape(-1, 2)
@@ -151,11 +152,12 @@ class TestCopa:
 
 
 def long_multirc() -> list[dict[str, Any]]:
-    """The sample's questions about longer paragraphs, of texts with names, numbers and punctuation."""
+    """The sample's questions about longer paragraphs with punctuation, every other with characters of several bytes."""
     rows = pq.read_table(SAMPLES / "aps/super_glue/multirc/validation-00000-of-00001.parquet").to_pylist()
     passages = pq.read_table(SAMPLES / "aps/super_glue/boolq/validation-00000-of-00001.parquet").column("passage")
+    longer = [f'{row["paragraph"]} (No. {i}: "{passages[i % 50]}", it\'s said.)' for i, row in enumerate(rows)]
     return [
-        row | {"paragraph": f'{row["paragraph"]} (No. {i}—"{passages[i % 50]}", it\'s said.) {row["paragraph"]}'}
+        row | {"paragraph": f"{longer[i].replace(' ', ' ☕☕— ' if i % 2 else ' ')} {row['paragraph']}"}
         for i, row in enumerate(rows)
     ]
 

@@ -109,9 +109,7 @@ def test_methods_learn_in_bf16(name: str) -> None:
 def test_outputs_do_not_depend_on_the_evaluation_batch() -> None:
     _, method = run(steps=3)
     runner = accelerator("cpu", "fp32")
-    results = [
-        outputs(method.backbone, examples(47), size, runner.device, runner.autocast()) for size in (1, 7, 128)
-    ]
+    results = [outputs(method.backbone, examples(47), size, runner.device, runner.autocast()) for size in (1, 7, 128)]
     np.testing.assert_allclose(results[0], results[2], atol=1e-5)
     np.testing.assert_allclose(results[1], results[2], atol=1e-5)
 

@@ -24,20 +24,20 @@ TEMPLATES = (
         {"a": range(8, 41), "b": range(3, 21), "c": range(2, 16)},
     ),
     Template(
-        "A shop sells {things} for {a} dollars each. {A} takes {b} of them and pays with a {c} dollar bill. "
-        "How many dollars does {A} get back?",
-        ("The {things} cost [d = a * b] dollars.", "{A} gets back [e = c - d] dollars."),
+        "{A} buys {b} {things} at {a} dollars each and pays with {c} dollars. How many dollars does {A} get back?",
+        ("The {things} cost [d = a * b] dollars.", "The change is [e = c - d] dollars."),
         {"a": range(2, 10), "b": range(2, 10), "c": (20, 50, 100)},
     ),
     Template(
-        "{A} packs {a} {things} into each of {b} {boxes} and has {c} left over. How many {things} did {A} start with?",
-        ("The {boxes} hold [d = a * b] {things}.", "{A} started with [e = d + c] {things}."),
+        "{A} has {b} {boxes} with {a} {things} in each and {c} single {things}. "
+        "How many {things} does {A} have in all?",
+        ("In the {boxes} there are [d = a * b] {things}.", "In all there are [e = d + c] {things}."),
         {"a": range(2, 13), "b": range(2, 10), "c": range(2, 20)},
     ),
     Template(
-        "{A} collects {a} {things} a day for {b} days and then shares them equally among {c} friends. "
+        "{A} makes {a} {things} a day for {b} days, and {c} friends share all of them equally. "
         "How many {things} does each friend get?",
-        ("{A} collects [d = a * b] {things}.", "Each friend gets [e = d / c] {things}."),
+        ("{A} makes [d = a * b] {things}.", "Each friend gets [e = d / c] {things}."),
         {"a": range(2, 13), "b": range(2, 10), "c": range(2, 10)},
     ),
     Template(
@@ -46,8 +46,8 @@ TEMPLATES = (
         {"a": range(3, 16), "b": range(2, 8)},
     ),
     Template(
-        "{A} has {a} {things}. {B} has {b} fewer than {A}. How many {things} do {A} and {B} have altogether?",
-        ("{B} has [d = a - b] {things}.", "Altogether they have [e = a + d] {things}."),
+        "{A} has {a} {things}. {B} has {b} fewer than {A}. How many {things} do {A} and {B} have together?",
+        ("{B} has [d = a - b] {things}.", "Together they have [e = a + d] {things}."),
         {"a": range(12, 51), "b": range(2, 12)},
     ),
     Template(
@@ -57,24 +57,23 @@ TEMPLATES = (
         {"a": range(12, 61), "b": range(2, 9), "c": range(3, 11)},
     ),
     Template(
-        "{A} earns {a} dollars an hour. {A} works {b} hours on Monday and {c} hours on Tuesday. "
-        "How many dollars does {A} earn on both days?",
-        ("{A} works [d = b + c] hours.", "{A} earns [e = d * a] dollars."),
+        "{A} gets {a} dollars an hour. {A} works {b} hours on Monday and {c} hours on Tuesday. "
+        "How large is the pay for both days?",
+        ("{A} works [d = b + c] hours.", "The pay is [e = d * a] dollars."),
         {"a": range(3, 13), "b": range(2, 8), "c": range(2, 8)},
     ),
     Template(
-        "{A} has {a} dollars. A book costs {b} dollars and a pen costs {c} dollars. "
-        "How many dollars are left after {A} buys both?",
-        ("The two cost [d = b + c] dollars.", "[e = a - d] dollars are left."),
+        "{A} has {a} dollars, and pays {b} for a book and {c} for a pen. How many dollars are left?",
+        ("{A} pays [d = b + c] dollars.", "[e = a - d] dollars are left."),
         {"a": range(30, 91), "b": range(8, 21), "c": range(2, 10)},
     ),
     Template(
         "A bag holds {a} red {things} and {b} more blue {things} than red ones. How many {things} are in the bag?",
-        ("There are [d = a + b] blue {things}.", "The bag holds [e = a + d] {things}."),
+        ("There are [d = a + b] blue {things}.", "In all there are [e = a + d] {things}."),
         {"a": range(5, 41), "b": range(2, 16)},
     ),
     Template(
-        "{A} reads {a} pages a day. The book has {c} pages. How many pages are left to read after {b} days?",
+        "A book has {c} pages. {A} reads {a} pages a day. How many pages are left after {b} days?",
         ("{A} reads [d = a * b] pages.", "[e = c - d] pages are left."),
         {"a": range(4, 13), "b": range(2, 9), "c": range(60, 131, 5)},
     ),
@@ -88,50 +87,45 @@ TEMPLATES = (
         "How many trees stand on the farm now?",
         (
             "At first there were [e = a * b] trees.",
-            "After the storm there were [f = e - c] trees.",
+            "Then there were [f = e - c] trees.",
             "Now there are [g = f + d] trees.",
         ),
         {"a": range(3, 11), "b": range(3, 11), "c": range(2, 12), "d": range(2, 16)},
     ),
     Template(
-        "{A} buys {a} packs of {b} {things} and {c} packs of {d} {things}. How many {things} does {A} buy in total?",
-        (
-            "The first packs hold [e = a * b].",
-            "The other packs hold [f = c * d].",
-            "In total that is [g = e + f] {things}.",
-        ),
+        "{A} buys {a} packs of {b} {things} and {c} packs of {d} {things}. How many {things} does {A} buy in all?",
+        ("The first packs hold [e = a * b].", "The others hold [f = c * d].", "In all that is [g = e + f] {things}."),
         {"a": range(2, 9), "b": range(2, 11), "c": range(2, 9), "d": range(2, 11)},
     ),
     Template(
         "{A} picks {a} {things} and {B} picks {b}. They put them into {c} equal piles. "
         "How many {things} are in a pile?",
-        ("Together they pick [d = a + b] {things}.", "A pile has [e = d / c] {things}."),
+        ("Together they have [d = a + b] {things}.", "A pile has [e = d / c] {things}."),
         {"a": range(5, 41), "b": range(5, 31), "c": range(2, 10)},
     ),
     Template(
-        "{A} wants to give {a} {things} to each of {b} cousins but has only {c}. How many more {things} does {A} need?",
-        ("The cousins should get [d = a * b] {things}.", "{A} needs [e = d - c] more {things}."),
+        "{A} wants to give {b} cousins {a} {things} each but has only {c} {things}. How many {things} are missing?",
+        ("The cousins should get [d = a * b] {things}.", "[e = d - c] {things} are missing."),
         {"a": range(3, 11), "b": range(3, 10), "c": range(4, 26)},
     ),
     Template(
-        "There are {a} people on a bus. At the first stop {b} get off and {c} get on, and at the next stop {d} get "
-        "off. How many people are on the bus now?",
+        "{a} people are on a bus. At a stop {b} get off and {c} get on, and later {d} get off. "
+        "How many people are on the bus now?",
         (
-            "After {b} got off there were [e = a - b] people.",
-            "After {c} got on there were [f = e + c] people.",
+            "First there were [e = a - b] people.",
+            "Then there were [f = e + c] people.",
             "Now there are [g = f - d] people.",
         ),
         {"a": range(20, 61), "b": range(2, 13), "c": range(2, 13), "d": range(2, 13)},
     ),
     Template(
-        "{A} fills {b} {boxes} and {B} fills {c} {boxes}, with {a} {things} in each. "
-        "How many more {things} does {A} pack than {B}?",
-        ("{A} fills [d = b - c] more {boxes}.", "{A} packs [e = a * d] more {things}."),
+        "{A} fills {b} {boxes} and {B} fills {c}, with {a} {things} in each of them. "
+        "How many more {things} does {A} have than {B}?",
+        ("{A} has [d = b - c] more {boxes}.", "{A} has [e = a * d] more {things}."),
         {"a": range(2, 13), "b": range(6, 16), "c": range(2, 9)},
     ),
     Template(
-        "{A} and {B} run for {c} days. Every day {A} runs {a} miles and {B} runs {b} miles. "
-        "How many miles do the two run in all?",
+        "{A} runs {a} miles and {B} runs {b} miles every day. How many miles do the two run in {c} days?",
         ("In a day they run [d = a + b] miles.", "In {c} days they run [e = c * d] miles."),
         {"a": range(2, 9), "b": range(2, 9), "c": range(2, 10)},
     ),

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bench.errors import DataError, suggestion
 from tasks.generators import clevr, dsprites, kitti, smallnorb, textures
+from tasks.vtab_labels import kitti_distance
 
 VERSION = 1
 """Part of a run's identity: changes whenever a pixel or a label changes."""
@@ -33,11 +34,14 @@ TEXTURE_CLASSES = {
     "resisc45": 45,
     "diabetic_retinopathy": 5,
     "dmlab": 6,
+    "cifar10": 10,
 }
 """Data sets of an image and a label, whose images are textures, and their numbers of classes."""
+TEXTURE_COLUMNS = {"cifar10": ("img", "label"), "cifar100": ("img", "fine_label")}
+"""What their hub repositories call image and label where that is not "image" and "label"."""
 DEFAULT_ROWS = {"train": 1_000, "validation": 300, "test": 500}
 OTHER_ROWS = {
-    "clevr": {"train": 1_000, "validation": 600},
+    "clevr": {"train": 1_000, "test": 600},
     "kitti": {"train": 1_000, "validation": 300, "test": 400},
     "dsprites": {"train": 1_800},
     "smallnorb": {"train": 1_000, "test": 1_000},
@@ -60,11 +64,12 @@ def table(task: str, split: str) -> pa.Table:
 
 
 def _textures(task: str, rows: int, rng: np.random.Generator) -> pa.Table:
-    """Columns image and label; classes are as equal as can be."""
+    """Columns of an image and of its label; classes are as equal as can be."""
     classes = TEXTURE_CLASSES[task]
+    image, label = TEXTURE_COLUMNS.get(task, ("image", "label"))
     labels = rng.permutation(np.arange(rows) % classes)
     drawn = textures.images(labels, classes, rng, salt=GENERATED_TASKS.index(task))
-    return _table(image=_images(drawn), label=_integers(labels))
+    return _table(**{image: _images(drawn), label: _integers(labels)})
 
 
 def _dsprites(split: str, rows: int, rng: np.random.Generator) -> pa.Table:
@@ -109,11 +114,16 @@ def _smallnorb(split: str, rows: int, rng: np.random.Generator) -> pa.Table:
 
 
 def _kitti(split: str, rows: int, rng: np.random.Generator) -> pa.Table:
-    """Columns image and label, a list of objects with their type and their location in metres."""
+    """Columns image, objects (each with its type and its location in metres) and label_distance, VTAB's class."""
     images, streets = kitti.scenes(rows, rng)
     kind = pa.list_(pa.struct({"type": pa.string(), "location": pa.list_(pa.float32())}))
-    labels = [[{"type": drawn.type, "location": drawn.location} for drawn in street] for street in streets]
-    return _table(image=_images(images), label=pa.array(labels, kind))
+    objects = [[{"type": drawn.type, "location": drawn.location} for drawn in street] for street in streets]
+    labels = [
+        kitti_distance([drawn.type for drawn in street], [drawn.location[2] for drawn in street]) for street in streets
+    ]
+    return _table(
+        image=_images(images), objects=pa.array(objects, kind), label_distance=_integers(np.array(labels, np.int64))
+    )
 
 
 _BUILDERS: dict[str, Callable[[str, int, np.random.Generator], pa.Table]] = {

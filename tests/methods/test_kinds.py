@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from methods.base import Method, trainable
 from tasks.base import Examples
 from tasks.examples import ChoiceExamples, PromptedExamples, SpanPairExamples, Tokens
 from tasks.images import ImageExamples, ImageFormat
-from tests.conftest import METHODS
+from tests.conftest import METHODS, ROOT
 from tests.methods.conftest import BATCH, MODELS, attached, backbone, method_named
 from tests.test_generation import Numbers
 
@@ -31,9 +33,10 @@ STEPS = 3
 EXAMPLES = 10
 NEW_TOKENS = 9
 
-# PEFT has no form of these for GPT-2's Conv1D, and none of its prompts for a model without token embeddings.
+# PEFT has no form of these for GPT-2's Conv1D.
 LINEAR_ONLY = """
-    adamss bd_lora beft boft c3a delora glora hra kasa lily loha lokr miss oft olora osf peanut psoft road shira supertuning
+    adamss bd_lora beft boft c3a delora glora hra kasa lily loha
+    lokr miss oft olora osf peanut psoft road shira supertuning
 """
 REFUSED = {
     **{(name, "generation_gpt2"): "PEFT's .* cannot adapt the targets .Conv1D." for name in LINEAR_ONLY.split()},
@@ -133,3 +136,7 @@ def test_a_method_serves_a_kind_of_task_or_is_known_to_refuse_it(name: str, mode
 
     method.finish()
     assert relative_difference(answers(method, model), trained) < 1e-4
+
+
+def test_the_page_of_methods_is_up_to_date() -> None:
+    assert subprocess.run([sys.executable, str(ROOT / "scripts/document_methods.py"), "--check"]).returncode == 0

@@ -1,0 +1,46 @@
+"""What the harness sees to where PEFT alone would go on in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.errors import SettingsError
+from tests.families import backbone, classifier, language_model
+from tests.methods.conftest import method_named
+
+BLOCKS_OF_BD_LORA = 4
+RANK = 4
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "reason"),
+    [
+        ("osf", "attention.qkv", "it passes them over"),
+        ("olora", "attention.output", "it does not start from their weights"),
+        ("kasa", "attention.qkv", r"KaSA does not support `fan_in_fan_out=True` layers \(e.g. Conv1D\)"),
+    ],
+)
+def test_a_layer_that_peft_gets_wrong_is_refused_before_training(name: str, target: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=rf"cannot adapt the targets \(Conv1D\): {reason}\.$"):
+        method_named(name, targets=[target]).check(backbone(language_model("gpt2")).anatomy)
+
+
+def test_a_merge_that_peft_cannot_make_is_refused_before_training() -> None:
+    method = method_named("beft")
+    method.check(backbone(language_model("llama", attention_bias=True)).anatomy)
+    with pytest.raises(SettingsError, match="Base layer has no bias"):
+        method.check(backbone(language_model("llama")).anatomy)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "vit"])
+def test_bd_lora_has_blocks_in_b_but_in_a_where_a_layer_reads_what_is_split(family: str) -> None:
+    base = backbone(classifier(family))
+    method = method_named("bd_lora", rank=RANK, targets=["attention", "ffn"])
+    method.attach(base, 10)
+    factors = dict(base.model.named_parameters())
+    for part in base.anatomy.match(["attention", "ffn"]):
+        a, b = (factors[f"base_model.model.{part.name}.lora_{side}.default.weight"] for side in "AB")
+        width_out, width_in = part.module.weight.shape
+        split_by_inputs = part.role in ("attention.output", "ffn.down")
+        assert a.shape == (RANK, width_in // BLOCKS_OF_BD_LORA if split_by_inputs else width_in)
+        assert b.shape == (width_out, RANK if split_by_inputs else RANK // BLOCKS_OF_BD_LORA)
