@@ -126,10 +126,7 @@ def _recipe(run: Run) -> None:
         record.model_sha256 = backbone.weights_sha256(settings.model)
 
     with phases("encode"):
-        encode = functools.partial(_encoded, task, plan.source, settings.model, settings.training.max_length)
-        train_examples = encode("train", None)
-        splits = task.scored_splits(plan.source)
-        reported = {split: encode(split, settings.budget.evaluation_examples) for split in splits}
+        train_examples, reported = _encoded_splits(plan)
         _note_data(run, train_examples)
 
     with phases(MEASURE):
@@ -236,6 +233,14 @@ def _another_loop(run: Run, examples: Examples) -> TrainingLoop:
     return loop
 
 
+def _encoded_splits(plan: Plan) -> tuple[Examples, dict[str, Examples]]:
+    """The training split and the splits that are scored."""
+    settings, task = plan.settings, plan.task
+    encode = functools.partial(_encoded, task, plan.source, settings.model, settings.training.max_length)
+    splits = task.scored_splits(plan.source)
+    return encode("train", None), {split: encode(split, settings.budget.evaluation_examples) for split in splits}
+
+
 @functools.lru_cache(maxsize=16)
 def _encoded(
     task: Task, source: Source, model: ModelSettings, max_length: int | None, split: str, at_most: int | None
@@ -282,6 +287,8 @@ def _note_data(run: Run, examples: Examples) -> None:
     plan, record = run.plan, run.record
     record.dropped_train_examples = examples.dropped
     record.data_subset = plan.task.subset(plan.source)
+    if record.data_subset is None:
+        record.reasons["data_subset"] = "the benchmark prescribes no subset"
     if KINDS[plan.task.kind].reads_images:
         image_format = asdict(backbone.preprocessor(plan.settings.model, plan.task.kind))
         record.input_processing = image_format | {"resampling": "bilinear, antialiased, whole image"}

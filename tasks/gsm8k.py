@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import TRAIN_SPLIT, Columns, Examples, Scores, StoredTask
+from tasks.base import TRAIN_SPLIT, Columns, Examples, Scores
 from tasks.examples import PromptedExamples, Tokens
 from tasks.metrics import gsm8k
-from tasks.prompted import check_form, check_template, filled, require_decoder, rows
-from tasks.text import drawn, padding_id, require_columns
+from tasks.prompted import PromptedTask, filled, rows
+from tasks.text import padding_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,24 +32,18 @@ COLUMNS = ("question", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gsm8kTask(StoredTask):
+class Gsm8kTask(PromptedTask):
     """Described by `conf/task/gsm8k.yaml`.
 
-    `annotations` says whether the calculator's "<<16-3=13>>" stay in the training targets. `form` is the form of the
-    model that generates: "inference" (merged where the method merges) or "trained".
+    `annotations` says whether the calculator's "<<16-3=13>>" stay in the training targets.
     """
 
     kind: ClassVar[str] = "generation"
-    outputs: ClassVar[int] = 1
     headline: ClassVar[str] = "exact_match_strict"
 
-    template: str
     annotations: str
     stops: Sequence[str]
     max_new_tokens: int
-    form: str
-    max_length: int
-    epochs: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,13 +53,6 @@ class Gsm8kTask(StoredTask):
             raise SettingsError(f"task.annotations={self.annotations} is unknown.{known}")
         if "" in self.stops:
             raise SettingsError("task.stops has an empty string, which every text begins with.")
-        check_form(self.form)
-        check_template(self.template, ("question",))
-
-    @property
-    def scored_form(self) -> str:  # type: ignore[override]
-        """The form of the model that generates."""
-        return self.form
 
     def encode(
         self,
@@ -77,13 +64,8 @@ class Gsm8kTask(StoredTask):
     ) -> PromptedExamples:
         """Questions with their worked answers to train on, or the questions alone."""
         where = f"split '{split}' in {source.folder}"
-        table = source.read(split)
-        require_columns(table, COLUMNS, where)
-        require_decoder(preprocessor)
-        chosen = drawn(table.num_rows, at_most)
-        ids = np.arange(table.num_rows) if chosen is None else chosen
-        questions = [{"question": question} for question in table.column("question").take(ids).to_pylist()]
-        answers = table.column("answer").take(ids).to_pylist()
+        questions, ids = self.drawn_rows(source, split, preprocessor, COLUMNS, at_most)
+        answers = [question["answer"] for question in questions]
         unmarked = [answer for answer in answers if gsm8k.MARKER not in answer]
         if unmarked:
             raise DataError(f"The {where} has an answer without '{gsm8k.MARKER}': {unmarked[0][:80]!r}.")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import TRAIN_SPLIT, Columns, Examples, Scores, StoredTask
+from tasks.base import TRAIN_SPLIT, Columns, Examples, Scores
 from tasks.examples import ContinuationExamples, Tokens
-from tasks.prompted import Row, check_form, check_template, filled, require_decoder, rows
-from tasks.text import drawn, padding_id, require_columns
+from tasks.prompted import PromptedTask, Row, filled, rows
+from tasks.text import padding_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,30 +29,18 @@ HEADLINES = ("accuracy", "accuracy_normalised")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodTask(StoredTask):
+class LikelihoodTask(PromptedTask):
     """A question with labelled choices and a key, in the columns of the AI2 sets; described by a YAML of its own."""
 
     kind: ClassVar[str] = "likelihood"
-    outputs: ClassVar[int] = 1
 
     question_column: str
-    template: str
     headline: str
-    form: str
-    max_length: int
-    epochs: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.headline not in HEADLINES:
             raise SettingsError(f"task.headline={self.headline} is unknown.{suggestion(self.headline, HEADLINES)}")
-        check_form(self.form)
-        check_template(self.template, ("question",))
-
-    @property
-    def scored_form(self) -> str:  # type: ignore[override]
-        """The form of the model that is scored."""
-        return self.form
 
     def encode(
         self,
@@ -64,12 +52,9 @@ class LikelihoodTask(StoredTask):
     ) -> ContinuationExamples:
         """Every question with each of its choices."""
         where = f"split '{split}' in {source.folder}"
-        table = source.read(split)
-        require_columns(table, (self.question_column, "choices", "answerKey"), where)
-        require_decoder(preprocessor)
-        chosen = drawn(table.num_rows, at_most)
-        ids = np.arange(table.num_rows) if chosen is None else chosen
-        questions = [_Question.of(row, self.question_column, where) for row in table.take(ids).to_pylist()]
+        columns = (self.question_column, "choices", "answerKey")
+        found, ids = self.drawn_rows(source, split, preprocessor, columns, at_most)
+        questions = [_Question.of(row, self.question_column, where) for row in found]
         encoded = [self._rows(preprocessor, question) for question in questions]
         kept = np.arange(len(encoded))
         if split == TRAIN_SPLIT and max_length is not None:

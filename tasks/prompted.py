@@ -5,14 +5,63 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
+from tasks.base import StoredTask
+from tasks.text import drawn, require_columns
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
+    from tasks.sources import Source
+
 FORMS = ("inference", "trained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedTask(StoredTask):
+    """A task that a decoder answers to a prompt, the `template` filled with a question.
+
+    `form` is the form of the model that answers: "inference" (merged where the method merges) or "trained".
+    """
+
+    outputs: ClassVar[int] = 1
+
+    template: str
+    form: str
+    max_length: int
+    epochs: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form not in FORMS:
+            raise SettingsError(f"task.form={self.form} is unknown.{suggestion(self.form, FORMS)}")
+        check_template(self.template, ("question",))
+
+    @property
+    def scored_form(self) -> str:  # type: ignore[override]
+        """The form of the model that answers."""
+        return self.form
+
+    def drawn_rows(
+        self,
+        source: Source,
+        split: str,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Sequence[str],
+        at_most: int | None,
+    ) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
+        """At most `at_most` rows with these columns, and their numbers. Raises DataError for what cannot be used."""
+        table = source.read(split)
+        require_columns(table, columns, f"split '{split}' in {source.folder}")
+        require_decoder(tokenizer)
+        chosen = drawn(table.num_rows, at_most)
+        ids = np.arange(table.num_rows) if chosen is None else chosen
+        return table.select(list(columns)).take(ids).to_pylist(), ids
 
 
 @dataclass(frozen=True)
@@ -70,12 +119,6 @@ def check_template(template: str, columns: Sequence[str]) -> None:
             raise SettingsError(f"task.template lacks the field '{name}'.")
     if template != template.rstrip():
         raise SettingsError("task.template ends in white space; the target begins with its own.")
-
-
-def check_form(form: str) -> None:
-    """Raise SettingsError for an unknown form."""
-    if form not in FORMS:
-        raise SettingsError(f"task.form={form} is unknown.{suggestion(form, FORMS)}")
 
 
 def require_decoder(tokenizer: PreTrainedTokenizerBase) -> None:
