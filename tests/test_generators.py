@@ -318,7 +318,7 @@ class TestTables:
         assert table["label_distance"].to_pylist() == classes
 
     def test_an_unknown_name_is_answered_with_the_nearest(self) -> None:
-        with pytest.raises(DataError, match="'cifar100'"):
-            tables.table("cifar101", "train")
+        with pytest.raises(DataError, match="'dsprites'"):
+            tables.table("dspirtes", "train")
         with pytest.raises(DataError, match="no split 'validation'; it has train, test"):
             tables.table("clevr", "validation")
