@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.batching import evaluation_order
@@ -144,12 +144,9 @@ class _Generator:
 class _Row:
     """One sequence on its way: tokens before its end, how many were made, whether it has ended."""
 
-    tokens: list[int]
+    tokens: list[int] = field(default_factory=list)
     made: int = 0
     ended: bool = False
-
-    def __init__(self) -> None:
-        self.tokens = []
 
 
 def _unwrapped(model: Any) -> Any:

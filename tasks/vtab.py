@@ -12,7 +12,7 @@ and scores the 200, which is where settings are chosen. Which images these are i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -95,10 +95,15 @@ class VtabTask(ImageTask):
     def encode(
         self, source: Source, split: str, preprocessor: ImageFormat, max_length: int | None, at_most: int | None
     ) -> ImageExamples:
-        """The benchmark's subset for training, or the one that is scored."""
+        """The benchmark's subset for training, or the one that is scored.
+
+        The official lists hold classes already, not the annotations that these follow from.
+        """
         wanted = PROTOCOLS[self.protocol][0] if split == "train" else split
-        _, subsets = self._subsets(source)
-        found = [self._part(source, part, preprocessor, at_most) for part in subsets[wanted]]
+        how, subsets = self._subsets(source)
+        reader = replace(self, image_column="image", label_column="label", label_rule="class")
+        reader = reader if how == "official" else self
+        found = [reader._part(source, part, preprocessor, at_most) for part in subsets[wanted]]
         return joined(found)
 
     def subset(self, source: Source) -> str:
@@ -107,7 +112,7 @@ class VtabTask(ImageTask):
 
     def labels_of(self, table: pa.Table, where: str) -> NDArray[np.int64]:
         """The class of every row by the benchmark's rule. Raises DataError for annotations that cannot be."""
-        if self.label_rule == "class" or where.startswith(("split 'train800", "split 'val200")):
+        if self.label_rule == "class":
             return super().labels_of(table, where)
         require_columns(table, [self.label_column], where)
         try:

@@ -28,24 +28,25 @@ METHODS = sorted(file.stem for file in (CONFIGURATION / "method").glob("*.yaml")
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """A mirror of the real data; its tests are skipped where none is given."""
-    root = os.environ.get("PARSIMONY_TEST_DATA")
+def folder_in(variable: str, what: str) -> Path:
+    """The folder that an environment variable names; without it the test is skipped, in CI it fails."""
+    root = os.environ.get(variable)
     if not root:
-        reason = "set PARSIMONY_TEST_DATA to a mirror of the real data"
+        reason = f"set {variable} to {what}"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     return Path(root)
 
 
 @pytest.fixture(scope="session")
+def real_data() -> Path:
+    """A mirror of the real data; its tests are skipped where none is given."""
+    return folder_in("PARSIMONY_TEST_DATA", "a mirror of the real data")
+
+
+@pytest.fixture(scope="session")
 def stories() -> Path:
     """stories260K, a pretrained LLaMA of 260,032 parameters; its tests are skipped where none is given."""
-    root = os.environ.get("PARSIMONY_TEST_MODELS")
-    if not root:
-        reason = "set PARSIMONY_TEST_MODELS to a folder with the model stories260K"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return Path(root) / "stories260K"
+    return folder_in("PARSIMONY_TEST_MODELS", "a folder with the model stories260K") / "stories260K"
 
 
 @pytest.fixture(scope="session")

@@ -143,25 +143,26 @@ def test_every_sample_has_the_benchmarks_sizes_and_classes(name: str) -> None:
     assert described.subset(sample).startswith("resampled ")
 
 
-def lists(folder: Path) -> None:
-    """A copy of official lists: 800 + 200 + 50 images, the label is the number modulo 10."""
+def lists(folder: Path, classes: int = 10) -> None:
+    """A copy of official lists: 800 + 200 + 50 images, the label is the number modulo `classes`."""
     folder.mkdir(parents=True)
     content = png(random_image(8))
     for name, first, count in (("train800", 0, 800), ("val200", 800, 200), ("test", 1000, 50)):
         lines = []
         for number in range(first, first + count):
             (folder / f"{number}.png").write_bytes(content)
-            lines.append(f"{number}.png {number % 10}")
+            lines.append(f"{number}.png {number % classes}")
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
 
 
-def test_a_copy_of_the_official_lists_comes_first(tmp_path: Path) -> None:
-    lists(tmp_path / "vtab-1k/svhn")
-    described: VtabTask = task_named("vtab/svhn")
+@pytest.mark.parametrize("name", ["svhn", "cifar100", "clevr_count", "smallnorb_azimuth", "kitti"])
+def test_a_copy_of_the_official_lists_comes_first(name: str, tmp_path: Path) -> None:
+    described: VtabTask = task_named(f"vtab/{name}")
+    lists(tmp_path / "vtab-1k" / described.dump, classes=min(described.classes, 10))
     found = resolve(DataSettings("mirror", str(tmp_path)), described)
     train = described.encode(found, "train", FORMAT, None, None)
     assert described.subset(found) == "official"
-    assert train.labels.tolist() == [number % 10 for number in range(1000)]
+    assert train.labels.tolist() == [number % min(described.classes, 10) for number in range(1000)]
     assert len(described.encode(found, "test", FORMAT, None, None)) == 50
 
 
