@@ -86,6 +86,40 @@ def test_the_patch_at_the_largest_shapes_centre_carries_its_label() -> None:
     assert (seen == batch.scene["shape"]).mean() > 0.9  # a half disc's centre may lie beside it
 
 
+def test_labels_of_some_patches_are_those_of_all_patches_there() -> None:
+    batch = shapes.scenes(3, np.random.default_rng(7))
+    some = batch.at(np.array([[5, 63], [0, 1], [2, 2]]))
+    np.testing.assert_array_equal(some.patch["colour"][0], batch.patch["colour"][0, [5, 63]])
+    np.testing.assert_array_equal(some.geometry[2], batch.geometry[2, [2, 2]])
+
+
+def test_patches_tell_a_shapes_turn_only_as_far_as_its_symmetry_defines_it() -> None:
+    batch = shapes.scenes(200, np.random.default_rng(8))
+    turns = np.hypot(batch.geometry[..., 5::2], batch.geometry[..., 6::2])  # one per harmonic 1, 2, 4
+    defined = {"disc": [0, 0, 0], "square": [0, 0, 1], "pentagon": [0, 0, 0], "bar": [0, 1, 1], "arrow": [1, 1, 1]}
+    for shape, expected in defined.items():
+        covered = batch.patch["shape"] == shapes.SHAPES.index(shape)
+        np.testing.assert_allclose(turns[covered], np.broadcast_to(expected, (covered.sum(), 3)), atol=1e-5)
+
+
+def test_covered_patches_are_read_before_others_and_all_of_them_at_the_end() -> None:
+    recipe = vision.Recipe(steps=20, batch_size=4, whole_share=0.1)
+    read = list(vision._batches(recipe))
+    assert [patches.shape[1] for _, patches in read] == [24] * 18 + [64] * 2
+    for batch, patches in read[:18]:
+        left = np.array([np.setdiff1d(np.arange(64), row) for row in patches])
+        most_covered_left = np.take_along_axis(batch.geometry[..., 0], left, axis=1).max(axis=1)
+        crowded = (batch.geometry[..., 0] >= 0.1).sum(axis=1) > 24
+        assert (most_covered_left[~crowded] < 0.1).all()
+
+
+def test_reading_all_patches_is_the_models_own_forward() -> None:
+    batch = shapes.scenes(2, np.random.default_rng(9))
+    model = AutoModelForImageClassification.from_pretrained(SHIPPED, dtype=torch.float32).vit.eval()
+    hidden = vision._last_hidden_state(model, batch, np.tile(np.arange(64), (2, 1)))
+    torch.testing.assert_close(hidden, model(vision.pixel_values(batch.images)).last_hidden_state)
+
+
 def test_an_outline_reaches_a_squares_corners_and_the_middles_of_its_sides() -> None:
     square = shapes._OUTLINES[shapes.SHAPES.index("square")]
     corner, side = square.max(), square.min()

@@ -1,13 +1,14 @@
 """Scenes of coloured shapes with labels at two levels, on which the tiny ViT is pretrained.
 
-A scene has one to four shapes, more than half have one, at any place, size and rotation on a plain, shaded, striped or
-spotted ground; three in ten scenes are grey. Nothing is shared with the generators of the benchmark's own built-in
-samples, and the rotation of a shape is never a label.
+A scene has one to four shapes, mostly one, at any place, size and rotation. Half of the scenes are light shapes on
+dark, which is where form is learned first; half are coloured, on a plain, shaded, striped or spotted ground. Nothing is
+shared with the generators of the benchmark's own built-in samples. How a shape is turned is a label of the patches that
+it covers, never of the scene.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,12 @@ CELLS = 8
 """Columns and rows in which positions are told apart."""
 SMALLEST_RADIUS, LARGEST_RADIUS, SIZE_CLASSES = 5.0, 19.0, 4
 ANGLES = 720
-GREY_SHARE, LONE_SHARE = 0.3, 0.45
+GREY_SHARE, LONE_SHARE = 0.5, 0.7
 GROUND_SHARES = (0.4, 0.2, 0.2, 0.2)
+HARMONICS = (1, 2, 4)
+FOLDS = (0, 3, 4, 5, 5, 4, 2, 1, 1)
+"""Turns per circle that leave each of SHAPES as it is; 0 for any turn."""
+GEOMETRY = 5 + 2 * len(HARMONICS)
 
 SCENE_CLASSES = {
     "shape": len(SHAPES),
@@ -56,14 +61,20 @@ _RGB = np.array(
 class Scenes:
     """`images` (n, 64, 64, 3) from 0 to 255; labels of scenes (n,) and of patches (n, 64), row by row.
 
-    `geometry` (n, 64, 5) tells how much of a patch is covered by shapes, how that share leans to the right and to the
-    bottom, and how far right and down the centre of its shape lies, in LARGEST_RADIUS; 0 where there is no shape.
+    `geometry` (n, 64, 11) tells how much of a patch is covered by shapes, how that share leans to the right and to the
+    bottom, how far right and down the centre of its shape lies, in LARGEST_RADIUS, and how that shape is turned: the
+    cosine and sine of HARMONICS times its rotation, as far as its symmetry defines them. 0 where there is no shape.
     """
 
     images: NDArray[np.float32]
     scene: dict[str, NDArray[np.int64]]
     patch: dict[str, NDArray[np.int64]]
     geometry: NDArray[np.float32]
+
+    def at(self, patches: NDArray[np.int64]) -> Scenes:
+        """The same scenes with labels of these patches (n, kept) alone."""
+        patch = {name: np.take_along_axis(labels, patches, axis=1) for name, labels in self.patch.items()}
+        return replace(self, patch=patch, geometry=np.take_along_axis(self.geometry, patches[..., None], axis=1))
 
 
 @dataclass(frozen=True)
@@ -81,15 +92,16 @@ class _Drawn:
 def scenes(count: int, rng: np.random.Generator) -> Scenes:
     """`count` new scenes."""
     drawn, grey = _draw(count, rng), rng.random(count) < GREY_SHARE
-    drawn.colour[grey] = COLOURS.index("grey")
     images, ground = _grounds(count, rng)
-    images[grey] = images[grey].mean(axis=-1, keepdims=True) * rng.random((grey.sum(), 1, 1, 1), np.float32)
+    drawn.colour[grey], ground[grey] = COLOURS.index("grey"), GROUNDS.index("plain")
+    images[grey] = rng.uniform(0, 60, (grey.sum(), 1, 1, 1))
     owner = np.full((count, SIDE, SIDE), MOST_SHAPES)
     for place in range(MOST_SHAPES):
-        alpha = _alpha(drawn, place)
-        fill = _fill(drawn.colour[:, place], grey, rng)
-        images += alpha[..., None] * (fill[:, None, None, :] - images)
-        owner[alpha > 0.5] = place
+        rows = np.flatnonzero(drawn.present[:, place])
+        alpha = _alpha(drawn, rows, place)
+        fill = _fill(drawn.colour[rows, place], grey[rows], rng)
+        images[rows] += alpha[..., None] * (fill[:, None, None, :] - images[rows])
+        owner[rows] = np.where(alpha > 0.5, place, owner[rows])
     images += rng.uniform(0, 8, (count, 1, 1, 1)).astype(np.float32) * rng.standard_normal(images.shape, np.float32)
     patch, geometry = _patch_labels(drawn, owner)
     return Scenes(np.clip(images, 0, 255), _scene_labels(drawn, ground), patch, geometry)
@@ -110,16 +122,15 @@ def _draw(count: int, rng: np.random.Generator) -> _Drawn:
     )
 
 
-def _alpha(drawn: _Drawn, place: int) -> NDArray[np.float32]:
-    """How much of each pixel (n, 64, 64) the shape at `place` covers; 0 where there is none."""
+def _alpha(drawn: _Drawn, rows: NDArray[np.int64], place: int) -> NDArray[np.float32]:
+    """How much of each pixel (rows, 64, 64) the shape at `place` covers in some of the scenes."""
     pixel = np.arange(SIDE, dtype=np.float32)
-    right = pixel[None, None, :] - drawn.centre[:, place, 0, None, None]
-    down = pixel[None, :, None] - drawn.centre[:, place, 1, None, None]
-    turned = np.arctan2(down, right) - drawn.rotation[:, place, None, None]
+    right = pixel[None, None, :] - drawn.centre[rows, place, 0, None, None]
+    down = pixel[None, :, None] - drawn.centre[rows, place, 1, None, None]
+    turned = np.arctan2(down, right) - drawn.rotation[rows, place, None, None]
     index = (turned * (ANGLES / (2 * np.pi)) + 2 * ANGLES).astype(np.int64) % ANGLES
-    outline = _OUTLINES[drawn.shape[:, place, None, None], index] * drawn.radius[:, place, None, None]
-    alpha = np.clip(outline - np.hypot(right, down) + 0.5, 0, 1)
-    return np.asarray(alpha * drawn.present[:, place, None, None], np.float32)
+    outline = _OUTLINES[drawn.shape[rows, place, None, None], index] * drawn.radius[rows, place, None, None]
+    return np.asarray(np.clip(outline - np.hypot(right, down) + 0.5, 0, 1), np.float32)
 
 
 def _grounds(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -141,9 +152,9 @@ def _grounds(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32],
 
 
 def _fill(colour: NDArray[np.int64], grey: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A tint (n, 3) of each colour; in grey scenes any brightness, so that some are light shapes on a dark ground."""
+    """A tint (n, 3) of each colour; light in grey scenes, whose ground is dark."""
     tint = (_RGB[colour] + rng.normal(0, 14, (len(colour), 3))) * rng.uniform(0.75, 1.15, (len(colour), 1))
-    return np.where(grey[:, None], rng.uniform(30, 255, (len(colour), 1)), tint).astype(np.float32)
+    return np.where(grey[:, None], rng.uniform(120, 255, (len(colour), 1)), tint).astype(np.float32)
 
 
 def _scene_labels(drawn: _Drawn, ground: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -171,7 +182,7 @@ def _patch_labels(drawn: _Drawn, owner: NDArray[np.int64]) -> tuple[dict[str, ND
         name: np.take_along_axis(np.hstack([values, none * (PATCH_CLASSES[name] - 1)]), place, axis=1)
         for name, values in (("shape", drawn.shape), ("colour", drawn.colour))
     }
-    return labels, np.concatenate([_coverage(patches), _offsets(drawn, place)], axis=-1)
+    return labels, np.concatenate([_coverage(patches), _offsets(drawn, place), _turns(drawn, place)], axis=-1)
 
 
 def _coverage(patches: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -188,6 +199,18 @@ def _offsets(drawn: _Drawn, place: NDArray[np.int64]) -> NDArray[np.float32]:
     shown = np.minimum(place, MOST_SHAPES - 1)[..., None]
     offsets = (np.take_along_axis(drawn.centre, shown, axis=1) - middle) / np.float32(LARGEST_RADIUS)
     return np.asarray(np.where(place[..., None] < MOST_SHAPES, offsets, 0), np.float32)
+
+
+def _turns(drawn: _Drawn, place: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Cosines and sines of the rotation of the shape at `place` (n, patches) at every harmonic: (n, patches, 6)."""
+    shown = np.minimum(place, MOST_SHAPES - 1)
+    fold = np.take_along_axis(np.array(FOLDS)[drawn.shape], shown, axis=1)
+    rotation = np.take_along_axis(drawn.rotation, shown, axis=1)
+    waves = []
+    for harmonic in HARMONICS:
+        defined = (place < MOST_SHAPES) & (fold > 0) & (harmonic % np.maximum(fold, 1) == 0)
+        waves += [np.where(defined, wave(harmonic * rotation), 0) for wave in (np.cos, np.sin)]
+    return np.stack(waves, axis=-1).astype(np.float32)
 
 
 def _corners(angles: list[float], radii: list[float]) -> NDArray[np.float64]:
