@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ from bench.batching import evaluation_order
 from bench.errors import Diverged
 from bench.generation import Completion, Decoding, complete, positions_from_masks
 from bench.kinds import KINDS
+from bench.team import ALONE, Team
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from accelerate import Accelerator
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from bench.backbone import Backbone
     from tasks.base import Columns, Examples, Scores, Task
@@ -51,37 +53,50 @@ class Evaluation:
 
 
 def evaluate(
-    task: Task, base: Backbone, reported: Mapping[str, Examples], batch_size: int, runner: Accelerator
+    task: Task,
+    base: Backbone,
+    reported: Mapping[str, Examples],
+    batch_size: int,
+    runner: Accelerator,
+    team: Team = ALONE,
 ) -> Evaluation:
-    """Score the model as it is now. Raises Diverged if an output is not finite."""
+    """Score the model as it is now; each process of the team answers its part of the examples.
+
+    Raises Diverged if an output is not finite.
+    """
     start = time.perf_counter()
     if KINDS[base.kind].answers == "completions":
-        answers: dict[str, Any] = _completions(task, base, reported, batch_size, runner)
+        answers: dict[str, Any] = _completions(task, base, reported, batch_size, runner, team)
     else:
-        answers = answers_of(base, reported, batch_size, runner)
+        answers = answers_of(base, reported, batch_size, runner, team)
     seconds = time.perf_counter() - start
     predictions = {split: task.predict(values, reported[split]) for split, values in answers.items()}
     scores = task.score(predictions, reported)
     examples = sum(len(split) for split in reported.values())
     if KINDS[base.kind].answers == "completions":
-        outputs = answers_of(base, reported, batch_size, runner)
+        outputs = answers_of(base, reported, batch_size, runner, team)
         made = [completion for split in answers.values() for completion in split]
         return Evaluation(outputs, predictions, scores, seconds, examples, _summary(made))
     return Evaluation(answers, predictions, scores, seconds, examples)
 
 
 def answers_of(
-    base: Backbone, reported: Mapping[str, Examples], batch_size: int, runner: Accelerator
+    base: Backbone, reported: Mapping[str, Examples], batch_size: int, runner: Accelerator, team: Team = ALONE
 ) -> dict[str, NDArray[np.float32]]:
     """What is compared between two forms of a model: head outputs, log-likelihoods, or the next token's logits."""
     return {
-        split: outputs(base, examples, batch_size, runner.device, runner.autocast())
+        split: outputs(base, examples, batch_size, runner.device, runner.autocast(), team)
         for split, examples in reported.items()
     }
 
 
 def outputs(
-    base: Backbone, examples: Examples, batch_size: int, device: Any, autocast: AbstractContextManager[Any]
+    base: Backbone,
+    examples: Examples,
+    batch_size: int,
+    device: Any,
+    autocast: AbstractContextManager[Any],
+    team: Team = ALONE,
 ) -> NDArray[np.float32]:
     """Head outputs, (examples, outputs); log-likelihoods, (continuations,); or the logits of the token after some of
     the prompts, (prompts, vocabulary). All float32. Raises Diverged if one is not finite.
@@ -90,20 +105,17 @@ def outputs(
 
     answers = KINDS[base.kind].answers
     if answers == "likelihoods":
-        return _log_likelihoods(base, examples, batch_size, device, autocast)  # type: ignore[arg-type]
+        return _log_likelihoods(base, examples, batch_size, device, autocast, team)  # type: ignore[arg-type]
     asks_prompts = answers == "completions"
     batches = evaluation_order(examples.lengths[: COMPARED_PROMPTS if asks_prompts else None], batch_size)
     base.model.eval()
-    collected = []
+    found = {}
     positions = positions_from_masks(base.model) if asks_prompts else contextlib.nullcontext()
     with torch.inference_mode(), autocast, positions:
-        for indices in batches:
+        for number, indices in team.share(list(enumerate(batches))):
             batch = examples.question(indices).on(device)
-            collected.append(head_outputs(base.model, batch))
-    found = torch.cat(collected).cpu().numpy()
-    result = np.empty_like(found)
-    result[np.concatenate(batches)] = found
-    return _finite(result)
+            found[number] = head_outputs(base.model, batch)
+    return _finite(_in_order(_on_host(found), batches, team))
 
 
 def head_outputs(model: Any, batch: Batch) -> Any:
@@ -122,21 +134,36 @@ def _log_likelihoods(
     batch_size: int,
     device: Any,
     autocast: AbstractContextManager[Any],
+    team: Team,
 ) -> NDArray[np.float32]:
     """The log-likelihood of every continuation given its context, in nats, shape (continuations,)."""
     import torch
     from torch.nn.functional import cross_entropy
 
     base.model.eval()
-    result = np.empty(examples.first_rows[-1], np.float32)
+    batches, found = evaluation_order(examples.lengths, batch_size), {}
     with torch.inference_mode(), autocast:
-        for indices in evaluation_order(examples.lengths, batch_size):
+        for number, indices in team.share(list(enumerate(batches))):
             batch = examples.question(indices).on(device)
             labels = batch.inputs["labels"]
             logits = base.model(**batch.unlabelled).logits[:, -labels.shape[1] : -1].float()
             losses = cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none")
-            result[examples.rows(indices)] = -losses.sum(1).cpu().numpy()
-    return _finite(result)
+            found[number] = -losses.sum(1)
+    return _finite(_in_order(_on_host(found), [examples.rows(indices) for indices in batches], team))
+
+
+def _on_host(found: Mapping[int, Tensor]) -> dict[int, NDArray[np.float32]]:
+    return {number: values.cpu().numpy() for number, values in found.items()}
+
+
+def _in_order(
+    found: Mapping[int, NDArray[np.float32]], rows: Sequence[NDArray[np.int64]], team: Team
+) -> NDArray[np.float32]:
+    """What all processes found for the batches, by the rows that the batches stand for."""
+    values = np.concatenate(team.merged(found))
+    result = np.empty_like(values)
+    result[np.concatenate(rows)] = values
+    return result
 
 
 def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -146,11 +173,11 @@ def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _completions(
-    task: Any, base: Backbone, reported: Mapping[str, Examples], batch_size: int, runner: Accelerator
+    task: Any, base: Backbone, reported: Mapping[str, Examples], batch_size: int, runner: Accelerator, team: Team
 ) -> dict[str, list[Completion]]:
     decoding = Decoding(task.max_new_tokens, task.stops)
     return {
-        split: complete(base, examples, decoding, batch_size, runner.device, runner.autocast())
+        split: complete(base, examples, decoding, batch_size, runner.device, runner.autocast(), team)
         for split, examples in reported.items()
     }
 

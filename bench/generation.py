@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.batching import evaluation_order
+from bench.team import ALONE, Team
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -53,6 +54,7 @@ def complete(
     batch_size: int,
     device: Any,
     autocast: AbstractContextManager[Any],
+    team: Team = ALONE,
 ) -> list[Completion]:
     """A greedy completion of every prompt, in the examples' order."""
     import torch
@@ -63,10 +65,10 @@ def complete(
     base.model.eval()
     generator = _Generator(base, decoding)
     with torch.inference_mode(), autocast, positions_from_masks(base.model), cheap_steps(base.model):
-        for indices in evaluation_order(examples.lengths, batch_size):
+        for indices in team.share(evaluation_order(examples.lengths, batch_size)):
             found = generator.completions(examples.question(indices).on(device).unlabelled)
             completions.update(zip(indices.tolist(), found, strict=True))
-    return [completions[index] for index in range(len(examples))]
+    return team.merged(completions)
 
 
 class _Generator:

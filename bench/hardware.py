@@ -34,16 +34,38 @@ class Hardware:
 
 
 def resolve(settings: HardwareSettings) -> Hardware:
-    """Fill in what `auto` stands for on this machine; raises SettingsError for what it does not have."""
+    """Fill in what `auto` stands for on this machine; raises SettingsError for what it does not have.
+
+    A run that is yet to be submitted to a cluster has another machine, and must name what it uses.
+    """
+    hardware = _elsewhere(settings) if settings.on_slurm and not in_job() else _on_this_machine(settings)
+    if hardware.precision == "fp16" and hardware.device == "cpu":
+        raise SettingsError("hardware.precision=fp16 needs a GPU; on the CPU use fp32 or bf16.")
+    return hardware
+
+
+def _on_this_machine(settings: HardwareSettings) -> Hardware:
     device = _default_device() if settings.device == "auto" else settings.device
     if device == "cuda" and cuda_capability() is None:
         raise SettingsError("hardware.device=cuda, but no CUDA device is visible on this machine.")
     if device == "mps" and not _is_apple_silicon():
         raise SettingsError("hardware.device=mps, but this is no Apple silicon machine.")
     precision = _default_precision(device) if settings.precision == "auto" else settings.precision
-    if precision == "fp16" and device == "cpu":
-        raise SettingsError("hardware.precision=fp16 needs a GPU; on the CPU use fp32 or bf16.")
     return Hardware(device, precision)
+
+
+def _elsewhere(settings: HardwareSettings) -> Hardware:
+    if "auto" in (settings.device, settings.precision):
+        raise SettingsError(
+            f"hardware={settings.name} is another machine: hardware.device={settings.device} and "
+            f"hardware.precision={settings.precision} must be named, not auto."
+        )
+    return Hardware(settings.device, settings.precision)
+
+
+def in_job() -> bool:
+    """Whether this process belongs to a job that `bench/cluster.py` submitted."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
 @functools.cache

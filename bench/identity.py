@@ -18,7 +18,7 @@ ID_LENGTH = 16
 SETTINGS_ID_LENGTH = 8
 DESCRIPTIVE = ("facts",)
 """Keys of a method that describe it and change nothing."""
-NOT_TRAINING = ("log_steps",)
+NOT_TRAINING = ("log_steps", "checkpoint_steps", "checkpoint_minutes")
 NOT_MODEL = ("name", "package")
 """A package carries the same weights as the repository at its revision."""
 VISION_ONLY = ("image_size",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,11 @@ class Names:
     task: str
     model: str
 
+    @classmethod
+    def of(cls, choices: Mapping[str, Any]) -> Names:
+        """The names among Hydra's choices of all axes."""
+        return cls(choices["method"], choices["task"], choices["model"])
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -44,11 +51,16 @@ class Plan:
     folder: Path
     finished: RunRecord | None
 
+    @property
+    def name(self) -> str:
+        """The run in words."""
+        return f"{self.names.method} on {self.names.task}, {self.names.model}, seed {self.settings.seed}"
+
 
 def plan(settings: RunSettings, names: Names, overrides: list[str]) -> Plan:
     """Decide everything about a run that needs no weights. Raises UserError."""
     resolved = hardware.resolve(settings.hardware)
-    task: Task = build(settings.task)
+    task = _task(json.dumps(dict(settings.task)))
     source = resolve(settings.data, task)
     identity = run_id(canonical(settings, resolved, source))
     store = Store(Path(settings.results.dir))
@@ -58,6 +70,13 @@ def plan(settings: RunSettings, names: Names, overrides: list[str]) -> Plan:
         store.check_writable()
         backbone.check_available(settings.model)
     return Plan(settings, names, overrides, resolved, task, source, identity, store, folder, finished)
+
+
+@functools.lru_cache(maxsize=256)
+def _task(settings: str) -> Task:
+    """The task of these settings, once for all runs of a sweep that share it: tasks hold nothing of a run."""
+    task: Task = build(json.loads(settings))
+    return task
 
 
 def build(settings: Mapping[str, Any]) -> Any:

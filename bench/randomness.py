@@ -6,7 +6,9 @@ method that draws more numbers than another changes nothing but itself.
 
 from __future__ import annotations
 
+import random
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +21,6 @@ def stream_seed(seed: int, stream: str) -> int:
 
 def seed_everything(seed: int, stream: str) -> None:
     """Seed torch (all devices), numpy and random for the named stream."""
-    import random
-
     import torch
 
     value = stream_seed(seed, stream)
@@ -32,3 +32,28 @@ def seed_everything(seed: int, stream: str) -> None:
 def generator(seed: int, stream: str) -> np.random.Generator:
     """A numpy generator for the named stream."""
     return np.random.default_rng(stream_seed(seed, stream))
+
+
+def random_state() -> dict[str, Any]:
+    """The states of random, numpy and torch (all devices) as tensors and plain values."""
+    import torch
+
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Take back what `random_state` gave."""
+    import torch
+
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -60,6 +60,19 @@ class RunRecord:
     input_processing: dict[str, Any] = column(
         "How images were prepared: size, resampling, mean and standard deviation.", default={}
     )
+    processes: int = column("Processes that trained together, over all machines.", default=1)
+    machines: int = column("Machines on which they ran.", default=1)
+    micro_batch_size: int | None = column(
+        "Examples per forward pass in one process; null is the process's whole share of the batch."
+    )
+    too_large_micro_batches: list[int] = column(
+        "Sizes of forward passes that were tried before and did not fit in memory.", default=[]
+    )
+    interruptions: list[dict[str, Any]] = column(
+        "For each time that the run was taken up again: the step, when its checkpoint was written, when and where it "
+        "went on. Times and energy are those of the work that the result rests on.",
+        default=[],
+    )
     selection: str = column("Which weights are scored: those after the last step.", default="last")
 
     # Parameters and size
@@ -139,7 +152,11 @@ class RunRecord:
 
     # Memory by phase
     peak_memory_bytes: int | None = column(
-        "Peak of the phase `train`: bytes allocated on CUDA, resident set of the process elsewhere."
+        "Peak of the phase `train`: bytes allocated on CUDA, resident set of the process elsewhere; of several "
+        "processes the greatest."
+    )
+    total_peak_memory_bytes: int | None = column(
+        "Sum of the processes' own peaks of the phase `train`; the same for a run of one process."
     )
     train_memory_growth_bytes: int | None = column(
         "How far the phase `train` rose above its own start; to be compared with gradients, activations and optimizer "
@@ -171,13 +188,13 @@ class RunRecord:
     )
     model_flops_utilisation: float | None = column(
         "Achieved FLOPs per second against what this device does in a plain matrix product of this precision.",
-        "achieved_flops_per_second / reference_matmul_flops_per_second",
+        "achieved_flops_per_second / processes / reference_matmul_flops_per_second",
         meter="compute",
     )
     data_sheet_flops_per_second: float | None = column("The maker's dense peak for this GPU and precision.")
     model_flops_utilisation_data_sheet: float | None = column(
         "Achieved FLOPs per second against the maker's figure.",
-        "achieved_flops_per_second / data_sheet_flops_per_second",
+        "achieved_flops_per_second / processes / data_sheet_flops_per_second",
         meter="compute",
     )
     base_forward_flops_512_tokens: float | None = column(

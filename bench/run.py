@@ -1,12 +1,14 @@
 """The main job: `python bench/run.py method=adalora task=glue/sst2`, or a sweep with `-m`.
 
-Exit codes: 0 done, 1 a run failed or diverged, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 a run failed or diverged, 2 bad input, 130 interrupted by Ctrl-C, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # This folder must not stand on the import path, or its modules would shadow others; the project's root must.
@@ -19,37 +21,107 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from bench import settings, sweep, validation
+from bench import settings, status, sweep, validation
 from bench.errors import SettingsError, UserError, one_line
 from bench.planning import Names, Plan, plan
 from bench.record import RunRecord
+from bench.signals import Stopped
 from bench.summary import table
+from bench.workspace import Held
 
 CONFIGURATION = "../conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 WANTS_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 MULTIRUN = ("-m", "--multirun")
-FAILED, INTERRUPTED = 1, 130
+FAILED, REFUSED, SIGNALLED = 1, 2, 128
 
 
-def planned(config: DictConfig) -> Plan:
-    """What a composed configuration asks for. Raises UserError."""
-    hydra_settings = HydraConfig.get()
-    choices = hydra_settings.runtime.choices
-    names = Names(choices["method"], choices["task"], choices["model"])
-    return plan(sweep.validated(config, choices), names, list(hydra_settings.overrides.task))
-
-
-def run_one(config: DictConfig, console: Console) -> int:
-    """Plan and carry out one run; returns its exit code."""
+def main() -> int:
+    """Run what the command line asks for."""
+    settings.register()
+    arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
+    options = [argument for argument in arguments if argument.startswith("-")]
+    console = new_console()
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over many lines
     try:
-        return carry_out(planned(config), console)
+        if len(arguments) < len(sys.argv) - 1 and not options:
+            return run_sweep(arguments, console)
+        return run_single(arguments, console)
+    except (HydraException, OmegaConfBaseException) as error:
+        return refuse(SettingsError(validation.explain(error)))
     except UserError as error:
         return refuse(error)
+    except Stopped as stop:
+        return SIGNALLED + stop.number
+    except KeyboardInterrupt:
+        return SIGNALLED + signal.SIGINT
 
 
-def carry_out(todo: Plan, console: Console) -> int:
-    """Show the finished run, or do it now; returns the exit code. Raises UserError and KeyboardInterrupt."""
+def new_console() -> Console:
+    """Where runs show what they do."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def run_single(arguments: Sequence[str], console: Console) -> int:
+    """One run, or what Hydra's own options ask for (`--help`, `--cfg job`); returns the exit code."""
+    sys.argv[1:] = arguments
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=CONFIGURATION, config_name="config")
+    def job(config: DictConfig) -> None:
+        try:
+            codes.append(_run_composed(config, console))
+        except UserError as error:  # Hydra would add a line of its own
+            codes.append(refuse(error))
+
+    job()
+    return max(codes, default=0)
+
+
+def _run_composed(config: DictConfig, console: Console) -> int:
+    """The run that Hydra has composed; returns the exit code. Raises UserError."""
+    chosen = HydraConfig.get()
+    choices = chosen.runtime.choices
+    todo = plan(sweep.validated(config, choices), Names.of(choices), list(chosen.overrides.task))
+    if todo.settings.hardware.on_slurm:
+        return submit([todo], console, todo.run_id)
+    return carry_out(todo, console, wait=True)
+
+
+def run_sweep(arguments: Sequence[str], console: Console) -> int:
+    """All runs of a grid that are not finished yet; returns the exit code."""
+    todo = sweep.planned(arguments)
+    sweep.announce(todo, console)
+    if not todo.plans:
+        return REFUSED
+    todo.write()
+    if todo.plans[0].settings.hardware.on_slurm:
+        code = submit([item for item in todo.plans if item.finished is None], console, todo.id)
+    else:
+        code = carry_out_all(todo.plans, console)
+    console.print(status.table(status.of_runs(todo.results, [item.folder for item in todo.plans])))
+    return max(code, REFUSED if todo.refused else 0)
+
+
+def carry_out_all(plans: Sequence[Plan], console: Console) -> int:
+    """Runs one after another; those that another process is at work on come last, when it has ended."""
+    codes, held = [], []
+    for todo in plans:
+        if todo.finished is not None:
+            continue
+        try:
+            codes.append(carry_out(todo, console, wait=False))
+        except Held as error:
+            console.print(f"{todo.name}: {error}; comes last")
+            held.append(todo)
+        except UserError as error:
+            codes.append(refuse(error))
+    codes += [carry_out(todo, console, wait=True) for todo in held]
+    return max(codes, default=0)
+
+
+def carry_out(todo: Plan, console: Console, wait: bool) -> int:
+    """Show the finished run, or do it now; returns the exit code. Raises UserError, Held and Stopped."""
     if todo.finished is not None:
         console.print("This run is already finished (rerun=true repeats it).")
         report(todo.finished, todo.folder, console)
@@ -58,12 +130,46 @@ def carry_out(todo: Plan, console: Console) -> int:
 
     console.print(f"{todo.names.method} on {todo.names.task}: data {todo.source.kind} ({todo.source.reason})")
     try:
-        record = execute(todo, console)
-    except KeyboardInterrupt:
-        console.print(f"interrupted; what was measured until then is in {todo.folder}")
+        record = execute(todo, console, wait)
+    except Stopped as stop:
+        console.print(f"{stop}; the same command goes on from where it came")
         raise
+    except OSError as error:
+        console.print(f"{todo.name} could not be recorded: {one_line(error)}")
+        return FAILED
     report(record, todo.folder, console)
     return 0 if record.status == "complete" else FAILED
+
+
+def submit(plans: Sequence[Plan], console: Console, name: str) -> int:
+    """Hand runs to SLURM and wait for them; returns the exit code."""
+    from bench import cluster
+
+    if not plans:
+        return 0
+    return cluster.run_all(plans, console, Path(plans[0].settings.results.dir) / sweep.FOLDER / name)
+
+
+def run_in_job(arguments: Sequence[str]) -> int:
+    """One run inside a cluster's job, from its overrides; returns the exit code. Raises Stopped."""
+    from bench import cluster
+    from bench.launch import joined
+
+    settings.register()
+    console = new_console()
+    try:
+        todo = sweep.planned(arguments)
+        for _, error in todo.refused:
+            return refuse(error)
+        (only,) = todo.plans
+        if cluster.node_rank() > 0:
+            return joined(only, console)
+        return carry_out(only, console, wait=False)
+    except Held as error:
+        console.print(str(error))
+        return 0
+    except UserError as error:
+        return refuse(error)
 
 
 def report(record: RunRecord, folder: Path, console: Console) -> None:
@@ -77,33 +183,6 @@ def refuse(error: UserError) -> int:
         raise error
     print(f"error: {one_line(error)}", file=sys.stderr)
     return error.exit_code
-
-
-def main() -> int:
-    """Run what the command line asks for."""
-    console = Console(soft_wrap=True, highlight=False)
-    codes: list[int] = []
-    settings.register()
-    sweeping = [argument for argument in sys.argv[1:] if argument in MULTIRUN]
-    rest = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
-    sys.argv[1:] = sweeping + rest  # argparse takes no flag after an override
-
-    @hydra.main(version_base="1.3", config_path=CONFIGURATION, config_name="config")
-    def job(config: DictConfig) -> None:
-        codes.append(run_one(config, console))
-
-    os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over many lines
-    try:
-        if sweeping:
-            sweep.check([argument for argument in rest if not argument.startswith("-")])
-        job()
-    except (HydraException, OmegaConfBaseException) as error:
-        return refuse(SettingsError(validation.explain(error)))
-    except UserError as error:
-        return refuse(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return max(codes, default=0)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,39 @@ class TrainingSettings:
     schedule: str = "linear"
     max_gradient_norm: float = 1.0
     log_steps: int = 10
+    checkpoint_steps: int | None = None
+    """Write a checkpoint every so many optimizer steps; null leaves it to `checkpoint_minutes`."""
+    checkpoint_minutes: float | None = 10.0
+    """Write a checkpoint after so many minutes; null leaves it to `checkpoint_steps`."""
+
+
+@dataclass
+class SlurmSettings:
+    """What each run asks of SLURM; null leaves it to the cluster."""
+
+    submit: bool = False
+    """Whether runs become jobs. `hardware=slurm/...` says so; a local file with the other settings need not."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+    """Generic resources of each node, such as gpu:a100:8; null on CUDA is one GPU per process."""
+    time_minutes: int = 240
+    memory_gb: float | None = None
+    """Main memory of each node, in GiB."""
+    cpus_per_task: int = 4
+    """Processor cores of each node: one task runs there and starts the node's processes."""
+    array_parallelism: int = 16
+    """Runs of a sweep that SLURM may have running at the same time."""
+    requeue: bool = True
+    """Whether a run that is preempted or meets its time limit is queued again and goes on from its checkpoint."""
+    signal_delay_seconds: int = 120
+    """How long before its time limit a run is asked to write its checkpoint and stop."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """Further options of sbatch by their long names; an empty text makes a flag."""
+    setup: list[str] = field(default_factory=list)
+    """Lines of shell that each job's script runs first."""
 
 
 @dataclass
@@ -79,9 +112,18 @@ class HardwareSettings:
     precision: str = "auto"
     processes: int = 1
     machines: int = 1
+    step_timeout_minutes: float | None = 60.0
+    """A run in which no optimizer step ends for so long has failed; null waits for ever."""
     per_device_batch_size: int | None = None
     """Examples per forward pass; null is the whole batch."""
     evaluation_batch_size: int = 128
+    slurm: SlurmSettings | None = None
+    """null runs here."""
+
+    @property
+    def on_slurm(self) -> bool:
+        """Whether runs become jobs of SLURM."""
+        return self.slurm is not None and self.slurm.submit
 
 
 @dataclass

@@ -1,23 +1,15 @@
-"""Records on disk: written whole or not at all, found again by run id.
-
-A run writes into a working folder beside its final place and is renamed there when it ends. What stood there before (a
-failed attempt, or a finished run that was repeated on request) is kept beside it under `<run id>~<n>`.
-"""
+"""Records on disk, found again by run id. How they get there says `bench/workspace.py`."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bench.errors import StorageError
 from bench.record import RunRecord
-from bench.schema import RecordError, read
+from bench.schema import decode
 
 RECORD_FILE = "record.json"
 MINIMUM_FREE_BYTES = 64 * 2**20
@@ -39,7 +31,7 @@ class Store:
     def finished(self, folder: Path) -> RunRecord | None:
         """The complete record in `folder`, if there is one."""
         with contextlib.suppress(OSError, ValueError):
-            record = read(json.loads((folder / RECORD_FILE).read_text()))
+            record = decode((folder / RECORD_FILE).read_bytes())
             return record if record.status == "complete" else None
         return None
 
@@ -59,45 +51,3 @@ class Store:
                 f"The disk of the results folder {self.root} has {free / 2**20:.0f} MiB left; "
                 f"{MINIMUM_FREE_BYTES // 2**20} MiB are needed."
             )
-
-    @contextlib.contextmanager
-    def working_folder(self, folder: Path) -> Iterator[Path]:
-        """A folder to write into that takes its final name when the block ends, also when it ends with an error."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        working = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        working.chmod(0o755)
-        try:
-            yield working
-        finally:
-            if (working / RECORD_FILE).exists():
-                self._set_aside(folder)
-                working.rename(folder)
-            else:
-                shutil.rmtree(working, ignore_errors=True)
-
-    def records(self) -> Iterator[tuple[Path, RunRecord]]:
-        """All readable records with their folders, in a stable order; what cannot be read is skipped."""
-        for path in sorted(self.root.glob(f"**/{RECORD_FILE}")):
-            if path.parent.name.startswith(".") or "~" in path.parent.name:
-                continue
-            with contextlib.suppress(OSError, ValueError, RecordError):
-                yield path.parent, read(json.loads(path.read_text()))
-
-    @staticmethod
-    def _set_aside(folder: Path) -> None:
-        if folder.exists():
-            number = 1
-            while (kept := folder.with_name(f"{folder.name}~{number}")).exists():
-                number += 1
-            folder.rename(kept)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write values as JSON, flushed to disk before the name appears. NaN is refused."""
-    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    temporary = path.with_suffix(".partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

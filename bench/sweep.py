@@ -1,33 +1,108 @@
-"""A sweep's settings are looked at before its first run starts."""
+"""A sweep: every run composed and validated before the first one starts, then carried out here or handed to SLURM.
+
+The runs of a sweep stand in `results/sweeps/<id>.json`, so that anyone can see how far it is from the records alone
+(`bench/status.py`). The id follows from the runs: the same sweep started again is the same sweep.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bench import validation
+from bench import provenance, validation
+from bench.errors import UserError, one_line
+from bench.files import write_json
+from bench.identity import ID_LENGTH, digest
+from bench.planning import Names, Plan, plan
 from bench.settings import RunSettings
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def check(overrides: Sequence[str]) -> int:
-    """Compose and validate every run of a grid, so that a typo in the last is reported before the first is trained.
+FOLDER = "sweeps"
 
-    Returns the number of runs. Raises what composing raises, or SettingsError.
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs that one command asks for, each planned; or why it cannot be planned."""
+
+    id: str
+    plans: list[Plan]
+    refused: list[tuple[list[str], UserError]]
+
+    @property
+    def results(self) -> Path:
+        """The folder that all its records go to."""
+        return Path(self.plans[0].settings.results.dir)
+
+    def write(self) -> Path:
+        """Write down which runs the sweep has; returns the file."""
+        path = self.results / FOLDER / f"{self.id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs = [
+            {
+                "run_id": todo.run_id,
+                "folder": str(todo.folder.relative_to(self.results)),
+                "name": todo.name,
+                "overrides": todo.overrides,
+            }
+            for todo in self.plans
+        ]
+        write_json(path, {"id": self.id, "command": sys.argv[1:], "started_at": provenance.now(), "runs": runs})
+        return path
+
+
+def planned(overrides: Sequence[str]) -> Sweep:
+    """Every run of a grid, planned. Raises what composing raises, or SettingsError, for the first bad setting.
+
+    A run whose data or backbone cannot be had is refused alone.
     """
-    runs = 0
+    plans: dict[str, Plan] = {}
+    refused = []
+    validated_runs = list(expanded(overrides))
+    for own, settings, choices in validated_runs:
+        try:
+            todo = plan(settings, Names.of(choices), own)
+            plans.setdefault(todo.run_id, todo)
+        except UserError as error:
+            refused.append((own, error))
+    identity = digest({"runs": sorted(plans), "refused": sorted(" ".join(own) for own, _ in refused)})
+    return Sweep(identity[:ID_LENGTH], list(plans.values()), refused)
+
+
+def expanded(overrides: Sequence[str]) -> Iterator[tuple[list[str], RunSettings, dict[str, str]]]:
+    """Each run of a grid: its own overrides, its settings, and its choice on each axis."""
     with hydra.initialize_config_dir(str(validation.CONFIGURATION), version_base="1.3"):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         for batch in BasicSweeper.split_arguments(parsed, None):
-            for job in batch:
-                validated(*composed(job))
-                runs += 1
-    return runs
+            for own in batch:
+                settings, choices = _with_seed(tuple(own))
+                yield list(own), settings, choices
+
+
+def _with_seed(overrides: tuple[str, ...]) -> tuple[RunSettings, dict[str, str]]:
+    """The settings of one run. Runs that differ in nothing but the seed, on which no setting depends, compose once."""
+    seed = next((override for override in overrides if override.startswith("seed=")), "").removeprefix("seed=")
+    if not seed.isdecimal():
+        return _validated(overrides)
+    settings, choices = _validated(tuple(override for override in overrides if override != f"seed={seed}"))
+    validation.check_seed(int(seed))
+    return replace(settings, seed=int(seed)), choices
+
+
+@functools.lru_cache(maxsize=64)
+def _validated(overrides: tuple[str, ...]) -> tuple[RunSettings, dict[str, str]]:
+    config, choices = composed(overrides)
+    return validated(config, choices), choices
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
@@ -51,3 +126,11 @@ def _chosen_yaml(section: str, choice: str) -> dict[str, Any]:
     values = OmegaConf.to_object(hydra.compose("config", [f"{section}={choice}"])[section])
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def announce(sweep: Sweep, console: Console) -> None:
+    """Say what the sweep has and what is left of it."""
+    finished = sum(todo.finished is not None for todo in sweep.plans)
+    console.print(f"sweep {sweep.id}: {len(sweep.plans)} runs, {finished} of them finished")
+    for own, error in sweep.refused:
+        console.print(f"cannot run {' '.join(own)}: {one_line(error)}")

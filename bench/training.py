@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench import distributed
 from bench.batching import micro_batches, training_order
 from bench.errors import Diverged
 from bench.measure.throughput import StepClock
-from bench.randomness import generator
-from methods.base import trainable
+from bench.randomness import generator, random_state, set_random_state
+from bench.team import ALONE, Team
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,10 @@ def total_steps(settings: TrainingSettings, examples: int) -> int:
 
 
 def accelerator(device: str, precision: str) -> Accelerator:
-    """A fresh Accelerator; its process-wide state is reset, so that runs of one sweep may differ in precision."""
+    """A fresh Accelerator; its process-wide state is reset, so that runs of one sweep may differ in precision.
+
+    Where a launcher has set the variables of a process group (RANK, WORLD_SIZE, ...), it joins the group.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -78,7 +82,11 @@ def store_frozen_in(model: Any, precision: str) -> None:
 
 
 class TrainingLoop:
-    """One run's training: model, optimizer, schedule, data order and the position in it."""
+    """One run's training: model, optimizer, schedule, data order and the position in it.
+
+    Several processes share every optimizer step: each takes its part of the step's examples, weighted by its size, so
+    that gradients, schedule and data order are those of a single process.
+    """
 
     def __init__(
         self,
@@ -89,13 +97,15 @@ class TrainingLoop:
         steps: int,
         seed: int,
         micro_batch_size: int | None = None,
+        team: Team = ALONE,
     ) -> None:
         import torch
         from transformers import get_scheduler
 
         groups = method.parameter_groups(settings.learning_rate, settings.weight_decay)
         optimizer = torch.optim.AdamW(groups, fused=True)
-        self._model, self._optimizer = accelerator.prepare(method.backbone.model, optimizer)
+        example = examples.batch(np.arange(1))
+        self._model, self._optimizer = distributed.prepared(method, optimizer, accelerator, example)
         warmup = math.ceil(settings.warmup_ratio * steps) if settings.warmup_steps is None else settings.warmup_steps
         self._schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, warmup, steps)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
@@ -104,49 +114,67 @@ class TrainingLoop:
         self._settings = settings
         self._accelerator = accelerator
         self._micro_batch_size = micro_batch_size
+        self._team = team
         self._order = _Order(examples, settings.batch_size, steps, seed)
+        self._losses: list[Tensor] = []
+        self._unlogged_samples = 0
         self.steps = steps
         self.step = 0
+        self.mean_loss = math.nan
 
-    def run(self, clock: StepClock, on_log: Callable[[LogPoint], None], until: int | None = None) -> float:
+    def run(
+        self,
+        clock: StepClock,
+        on_log: Callable[[LogPoint], None],
+        until: int | None = None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> float:
         """Train up to step `until` (all by default) and return the mean task loss of the last logged steps.
 
         Raises Diverged when that mean is not finite; it is looked at every `log_steps` steps, so that the loop does
         not wait for the device in between.
         """
+        self._model.train()
+        logged_at = clock.seconds
+        for indices in self._order.following(self.step, until):
+            self._losses.append(self.train_on(indices, clock))
+            self._unlogged_samples += len(indices)
+            if self.step % self._settings.log_steps == 0 or self.step in (self.steps, until):
+                seconds = clock.seconds
+                on_log(self._log_point(seconds, seconds - logged_at))
+                logged_at = seconds
+            on_step()
+        return self.mean_loss
+
+    def _log_point(self, seconds: float, since: float) -> LogPoint:
+        """The mean over the steps since the last point. Raises Diverged."""
         import torch
 
-        self._model.train()
-        losses: list[Tensor] = []
-        start = last_time = clock.now()
-        samples = 0
-        mean = math.nan
-        for indices in self._order.following(self.step, until):
-            losses.append(self.train_on(indices, clock))
-            samples += len(indices)
-            if self.step % self._settings.log_steps == 0 or self.step in (self.steps, until):
-                mean = float(torch.stack(losses).mean())
-                if not math.isfinite(mean):
-                    raise Diverged(f"the training loss is {mean} at step {self.step}")
-                time = clock.now()
-                on_log(LogPoint(self.step, mean, self._learning_rate(), samples / (time - last_time), time - start))
-                losses, samples, last_time = [], 0, time
-        return mean
+        self.mean_loss = float(self._team.summed(torch.stack(self._losses)).mean())
+        if not math.isfinite(self.mean_loss):
+            raise Diverged(f"the training loss is {self.mean_loss} at step {self.step}")
+        samples, self._losses, self._unlogged_samples = self._unlogged_samples, [], 0
+        return LogPoint(self.step, self.mean_loss, self._learning_rate(), samples / since, seconds)
 
     def train_on(self, indices: NDArray[np.int64], clock: StepClock) -> Tensor:
-        """One optimizer step over the examples at `indices`; returns the task loss, still on the device."""
+        """One optimizer step over the examples at `indices`.
+
+        Returns this process's part of the mean task loss, still on the device; the parts add up to it.
+        """
         import torch
 
         method = self._method
         method.before_step(self.step)
         losses, tokens, shapes = [], 0, []
-        for part in micro_batches(indices, self._micro_batch_size):
+        passes = self._passes(indices)
+        for part, weight in passes:
             batch = self._examples.batch(part).on(self._accelerator.device)
-            share = batch.samples / len(indices)
-            loss, task_loss = method.compute_loss(self._model, batch.inputs)
-            self._accelerator.backward(loss * share if share != 1 else loss)
-            losses.append(task_loss.detach() * share)
-            tokens += batch.tokens
+            with distributed.gradients_kept_apart(self._model, part is not passes[-1][0]):
+                loss, task_loss = method.compute_loss(self._model, batch.inputs)
+                scale = weight * self._team.size  # gradients are averaged over the processes
+                self._accelerator.backward(loss * scale if scale != 1 else loss)
+            losses.append(task_loss.detach() * weight)
+            tokens += batch.tokens if weight else 0
             shapes.append(batch.shape)
         self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm)
         method.after_backward(self.step)
@@ -157,6 +185,16 @@ class TrainingLoop:
         self.step += 1
         clock.step_done(len(indices), tokens, shapes)
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+    def _passes(self, indices: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], float]]:
+        """This process's forward passes of a step, each with its share of the step's examples.
+
+        A process that gets no example takes one along with weight 0, since all must join in averaging gradients.
+        """
+        own = self._team.share(indices)
+        if not len(own):
+            return [(indices[:1], 0.0)]
+        return [(part, len(part) / len(indices)) for part in micro_batches(own, self._micro_batch_size)]
 
     def _learning_rate(self) -> float:
         return float(self._schedule.get_last_lr()[0])
@@ -169,19 +207,16 @@ class TrainingLoop:
     def longest_batch_indices(self) -> NDArray[np.int64]:
         """The examples of that pass, its longest last."""
         lengths = self._examples.lengths
-        passes = (
-            part
-            for indices in self._order.following(0, None)
-            for part in micro_batches(indices, self._micro_batch_size)
-        )
+        passes = (part for indices in self._order.following(0, None) for part, _ in self._passes(indices))
         longest = max(passes, key=lambda part: (lengths[part].max(), len(part)))
         return longest[np.argsort(lengths[longest], kind="stable")]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of one pass as the current step would compute it, for meters."""
-        self._model.train()
+        """The loss of one pass as the current step would compute it, for meters; of this process alone."""
+        model = self._method.backbone.model
+        model.train()
         self._method.before_step(self.step)
-        loss, _ = self._method.compute_loss(self._model, batch.inputs)
+        loss, _ = self._method.compute_loss(model, batch.inputs)
         return loss
 
     @property
@@ -194,24 +229,31 @@ class TrainingLoop:
         """The optimizer, with its state."""
         return self._optimizer
 
+    def fingerprint(self) -> dict[str, float]:
+        """The sum of every tensor that trained, which is the same in all processes of a run if the tensors are."""
+        return {name: float(tensor.detach().double().sum()) for name, tensor in self._trained()}
+
     def release(self) -> None:
         """Take Accelerate's wrapper off the model again."""
         self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to go on as if it had never stopped."""
+        """Everything that a resumed run needs to go on as if it had never stopped: tensors and plain values."""
         import torch
 
         model = self._method.backbone.model
         return {
             "step": self.step,
-            "parameters": {name: parameter.detach().clone() for name, parameter in trainable(model)},
+            "parameters": {name: parameter.detach().clone() for name, parameter in self._trained()},
             "buffers": {name: buffer.clone() for name, buffer in model.named_buffers()},
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "method": self._method.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": random_state(),
+            "method_random": self._method.random.bit_generator.state,
+            "losses": torch.stack(self._losses) if self._losses else torch.empty(0),
+            "unlogged_samples": self._unlogged_samples,
+            "mean_loss": self.mean_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -219,6 +261,7 @@ class TrainingLoop:
         import torch
 
         model = self._method.backbone.model
+        self._method.load_state_dict(state["method"])
         with torch.no_grad():
             parameters = dict(model.named_parameters())
             for name, saved in state["parameters"].items():
@@ -227,11 +270,17 @@ class TrainingLoop:
                 buffer.copy_(state["buffers"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self._method.load_state_dict(state["method"])
-        torch.set_rng_state(state["random"])
-        if state["cuda_random"]:
-            torch.cuda.set_rng_state_all(state["cuda_random"])
+        self._method.random.bit_generator.state = state["method_random"]
+        set_random_state(state["random"])
+        self._losses = list(state["losses"].to(self._accelerator.device))
+        self._unlogged_samples, self.mean_loss = state["unlogged_samples"], state["mean_loss"]
         self.step = state["step"]
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What the optimizer changes, and what trains now: a method may switch between the two."""
+        optimised = {id(parameter) for parameter in self._parameters}
+        named = self._method.backbone.model.named_parameters()
+        return ((name, tensor) for name, tensor in named if tensor.requires_grad or id(tensor) in optimised)
 
 
 @dataclass(frozen=True)

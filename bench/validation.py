@@ -50,8 +50,12 @@ NOT_NEGATIVE = Range(at_least=0, below=float("inf"))
 PROBABILITY = Range(at_least=0, below=1)
 RANGES: Mapping[str, Range] = {
     "alpha": POSITIVE,
+    "array_parallelism": COUNT,
     "batch_size": COUNT,
     "bottleneck": COUNT,
+    "checkpoint_minutes": POSITIVE,
+    "checkpoint_steps": COUNT,
+    "cpus_per_task": COUNT,
     "dropout": PROBABILITY,
     "epochs": POSITIVE,
     "evaluation_batch_size": COUNT,
@@ -65,6 +69,7 @@ RANGES: Mapping[str, Range] = {
     "max_length": Range(at_least=4),
     "max_new_tokens": COUNT,
     "max_steps": COUNT,
+    "memory_gb": POSITIVE,
     "per_device_batch_size": COUNT,
     "processes": COUNT,
     "rank": COUNT,
@@ -72,6 +77,9 @@ RANGES: Mapping[str, Range] = {
     "reduction": COUNT,
     "seed": Range(at_least=0, below=SEED_LIMIT),
     "head_dropout": PROBABILITY,
+    "signal_delay_seconds": Range(at_least=0),
+    "step_timeout_minutes": POSITIVE,
+    "time_minutes": COUNT,
     "warmup_steps": Range(at_least=0),
     "warmup_ratio": Range(at_least=0, at_most=1),
     "weight_decay": NOT_NEGATIVE,
@@ -101,10 +109,17 @@ def validate(config: DictConfig, defaults: Mapping[str, Mapping[str, Any]]) -> R
     for section in OPEN_SECTIONS:
         _check_open(section, getattr(settings, section), defaults[section])
     _check_ranges("", settings)
-    if settings.hardware.processes > 1 or settings.hardware.machines > 1:
+    processes = settings.hardware.processes * settings.hardware.machines
+    if processes > settings.training.batch_size:
         raise SettingsError(
-            f"hardware.processes={settings.hardware.processes} and hardware.machines={settings.hardware.machines}: "
-            "runs use one process on one machine so far."
+            f"training.batch_size={settings.training.batch_size} is too small for {processes} processes "
+            "(hardware.processes on each of hardware.machines)."
+        )
+    slurm = settings.hardware.slurm
+    if slurm is not None and slurm.signal_delay_seconds >= 60 * slurm.time_minutes:
+        raise SettingsError(
+            f"hardware.slurm.signal_delay_seconds={slurm.signal_delay_seconds} leaves nothing of "
+            f"hardware.slurm.time_minutes={slurm.time_minutes}."
         )
     return settings
 
@@ -157,6 +172,11 @@ def _check_ranges(prefix: str, values: Any) -> None:
             _check_number(name, value, RANGES[key])
 
 
+def check_seed(seed: int) -> None:
+    """Raise SettingsError for a seed out of range."""
+    _check_number("seed", seed, RANGES["seed"])
+
+
 def _check_number(name: str, value: object, bounds: Range) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SettingsError(f"{name}={value} must be a number.")
@@ -174,6 +194,8 @@ def explain(error: BaseException) -> str:
     if "Ambiguous value" in text:
         what = text.splitlines()[0].replace("Ambiguous value for argument", "A list of values in")
         return f"{what}: add -m to sweep over it."
+    if "Unexpected type for root: NoneType" in text:
+        return "Settings below hardware.slurm belong to hardware=slurm/NAME."
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _unknown_key(unknown.group(1), error)
@@ -197,6 +219,8 @@ def _unknown_option(path: str) -> str:
 def _unknown_key(key: str, error: BaseException) -> str:
     section, _, word = key.rpartition(".")
     parent = getattr(error.__cause__, "parent_node", None)
+    if isinstance(parent, DictConfig) and not parent:
+        return f"{key} is empty: write +{key}.NAME=VALUE to add to it."
     words = [str(name) for name in parent] if isinstance(parent, DictConfig) else [f.name for f in fields(RunSettings)]
     prefix = f"{section}." if section else ""
     return f"{prefix}{word} is no setting.{suggestion(word, [name for name in words if name not in NOT_SETTABLE])}"

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from bench.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class Method:
     """Whether the adapted model's output equals the base model's before the first step."""
     mergeable: bool = False
     """Whether `finish` leaves a model of the base's architecture and cost."""
+    uses_every_parameter: bool = True
+    """Whether the trainable tensors that take part in the loss are the same at every step."""
     reconstruction: ClassVar[bool] = False
     """Whether no authors' code was available to follow."""
     paper: str = ""
@@ -44,6 +48,9 @@ class Method:
     def __init__(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
         self.backbone: Backbone
+        self.random = np.random.default_rng()
+        """What `before_step`, `after_backward` and `after_step` draw from: the runner puts the run's own stream here,
+        the same in every process of the run, while torch's global stream differs between them."""
 
     def check(self, anatomy: Anatomy) -> None:
         """Compare the settings with the model's shapes; `anatomy` is that of a model without weights.

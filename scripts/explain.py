@@ -7,7 +7,6 @@ number is missing.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -19,12 +18,15 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.errors import UserError, suggestion
+from bench.index import Index
 from bench.record import RunRecord
-from bench.schema import read
+from bench.schema import decode
 from bench.store import RECORD_FILE, Store
 from bench.summary import MEBIBYTE, headline, memory_by_cause
 
 BAR_WIDTH = 40
+LISTED = 20
+"""Of more records than this the run ids are not listed."""
 FORMS = {
     "parameters": ("total_parameters", "inference_parameters", "{:,.0f}", 1),
     "size, MiB": ("trained_form_bytes", "inference_form_bytes", "{:,.1f}", 1 / MEBIBYTE),
@@ -48,16 +50,17 @@ def find(name: str, results: Path) -> RunRecord:
         path = path / RECORD_FILE
     if path.is_file():
         try:
-            return read(json.loads(path.read_text()))
+            return decode(path.read_bytes())
         except ValueError as error:
             raise UserError(f"{path} is no record: {error}.") from error
-    found = [record for _, record in Store(results).records() if record.run_id.startswith(name)]
+    known = Index.refreshed(results).run_ids
+    found = {folder: run_id for folder, run_id in known.items() if run_id.startswith(name)}
     if len(found) == 1:
-        return found[0]
-    known = {record.run_id for _, record in Store(results).records()}
+        return decode((Store(results).root / found.popitem()[0] / RECORD_FILE).read_bytes())
     if not found:
-        raise UserError(f"No record in {results} has the run id {name}.{suggestion(name, known) if known else ''}")
-    raise UserError(f"{len(found)} records in {results} begin with {name}: {', '.join(r.run_id for r in found)}.")
+        hint = suggestion(name, set(known.values())) if 0 < len(known) <= LISTED else ""
+        raise UserError(f"No record in {results} has the run id {name}.{hint}")
+    raise UserError(f"{len(found)} records in {results} begin with {name}: {', '.join(found.values())}.")
 
 
 def explain(record: RunRecord, console: Console) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from bench.index import Index
 from bench.leaderboard.publish import publish
 
 SHOWN = {
@@ -24,6 +25,9 @@ SHOWN = {
     "train_samples_per_second_mean": "samples/s",
 }
 
+REPORTED = 10
+"""At most this many unreadable records are named."""
+
 
 def main() -> int:
     """Write the boards and show each task's."""
@@ -33,13 +37,24 @@ def main() -> int:
     if not results.is_dir():
         print(f"error: {results} is no folder.", file=sys.stderr)
         return 2
-    files = publish(results)
+    index = Index.refreshed(results)
+    report_unreadable(index)
+    files = publish(results, index)
     console = Console(soft_wrap=True, highlight=False)
     for file in files:
         if file.name not in ("overall.csv", "averages.csv"):
             console.print(_shown(file, results))
     console.print(f"{len(files)} tables in {results / 'leaderboard'}" if files else f"No complete record in {results}.")
     return 0
+
+
+def report_unreadable(index: Index) -> None:
+    """Say on standard error which records do not count, and why."""
+    unreadable = index.unreadable
+    for path, why in unreadable[:REPORTED]:
+        print(f"not counted: {path}: {why}", file=sys.stderr)
+    if len(unreadable) > REPORTED:
+        print(f"not counted: {len(unreadable) - REPORTED} more records", file=sys.stderr)
 
 
 def _shown(file: Path, results: Path) -> Table:

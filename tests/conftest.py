@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,18 @@ def real_data() -> Path:
 def stories() -> Path:
     """stories260K, a pretrained LLaMA of 260,032 parameters; its tests are skipped where none is given."""
     return folder_in("PARSIMONY_TEST_MODELS", "a folder with the model stories260K") / "stories260K"
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """Environment variables that point at a real SLURM of two virtual nodes with four processors each."""
+    from tests import slurm_cluster
+
+    if not slurm_cluster.available():
+        reason = "needs SLURM, or a Debian on which root can install it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with slurm_cluster.SlurmCluster() as cluster:
+        yield cluster.environment
 
 
 @pytest.fixture(scope="session")

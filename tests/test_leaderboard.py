@@ -10,10 +10,9 @@ import pytest
 
 from bench.leaderboard.aggregate import Board, averages, by_settings, frame, overall
 from bench.leaderboard.publish import publish
-from bench.schema import plain
-from bench.store import RECORD_FILE, Store, write_json
+from bench.store import Store
 from tasks.metrics.averages import GLUE_EIGHT, SUPERGLUE_EIGHT
-from tests.test_record import record
+from tests.test_record import record, write
 
 
 def test_seeds_of_one_setting_become_one_row() -> None:
@@ -22,6 +21,11 @@ def test_seeds_of_one_setting_become_one_row() -> None:
     assert (row.score_mean, row.seeds, row.seed_list) == (83.0, 3, "0 1 2")
     assert row.score_std == pytest.approx(13**0.5)  # deviations -3, -1, 4: (9 + 1 + 16) / 2
     assert row.trainable_parameters == 73728
+
+
+def test_parameters_that_differ_from_seed_to_seed_are_shown_as_a_whole_number() -> None:
+    runs = frame(record(seed=seed, trainable_parameters=99 + seed, settings_id="x") for seed in (0, 1, 3, 5))
+    assert by_settings(runs)["trainable_parameters"].tolist() == [101]  # the mean is 101.25
 
 
 def test_other_settings_precision_or_data_are_other_rows() -> None:
@@ -57,8 +61,7 @@ def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) 
     store = Store(tmp_path)
     for seed in (0, 1):
         value = record(seed=seed, run_id=f"{seed}", settings_id="x", score=80.0 + seed / 3)
-        with store.working_folder(store.folder(value.task, value.model, value.method, value.run_id)) as folder:
-            write_json(folder / RECORD_FILE, plain(value))
+        write(store.folder(value.task, value.model, value.method, value.run_id), value)
     first = {path: path.read_bytes() for path in publish(tmp_path)}
     assert {path: path.read_bytes() for path in publish(tmp_path)} == first
     names = {str(path.relative_to(tmp_path / "leaderboard")) for path in first}

@@ -13,7 +13,7 @@ from bench.measure import memory
 from bench.measure.energy import EnergyMeter
 from bench.measure.phases import Phases
 from bench.measure.throughput import StepClock, percentile, seconds_to_quality, warm_up_steps
-from bench.measure.utilisation import sampled
+from bench.measure.utilisation import Utilisation, sampled
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 
@@ -148,16 +148,61 @@ def test_there_is_no_quality_without_a_curve() -> None:
 
 @needs_proc
 def test_utilisation_tells_a_busy_process_from_a_sleeping_one() -> None:
-    with sampled("cpu") as busy:
+    with sampled("cpu") as working:
         end = time.perf_counter() + 0.5
         while time.perf_counter() < end:
             pass
-    with sampled("cpu") as idle:
+    with sampled("cpu") as sleeping:
         time.sleep(0.5)
+    busy, idle = working.means(), sleeping.means()
     assert busy.compute is not None
     assert idle.compute is not None
     assert idle.compute < 0.1 < busy.compute <= 1.05
     assert idle.memory_bytes == pytest.approx(memory.in_use("cpu"), rel=0.1)
+
+
+def test_utilisation_of_two_windows_is_their_mean_by_length() -> None:
+    first, second = Utilisation(100.0, 0.5, seconds=3.0), Utilisation(200.0, None, seconds=1.0)
+    assert second.after(first) == Utilisation(125.0, None, 4.0)
+    assert first.after(Utilisation()) == first
+
+
+def test_a_block_inside_a_phase_can_be_charged_to_another() -> None:
+    phases = Phases("cpu")
+    with phases("train"):
+        time.sleep(0.1)
+        with phases.aside("checkpoint"):
+            time.sleep(0.2)
+    assert phases.seconds["checkpoint"] == pytest.approx(0.2, abs=0.05)
+    assert phases.seconds["train"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_the_phases_of_an_interrupted_process_count_with_those_of_the_next() -> None:
+    first = Phases("cpu")
+    with first("train"):
+        time.sleep(0.1)
+        state = first.state_dict()
+        time.sleep(0.3)  # lost
+    second = Phases("cpu")
+    with second("train"):
+        second.load_state_dict(state)
+        time.sleep(0.1)
+    assert second.seconds["train"] == pytest.approx(0.2, abs=0.08)
+    assert sum(second.seconds.values()) == pytest.approx(second.wall_seconds, rel=0.05)
+
+
+def test_a_pause_between_steps_counts_for_no_step() -> None:
+    clock = StepClock("cpu")
+    clock.step_done(4, 40)
+    time.sleep(0.2)
+    clock.resume()
+    clock.step_done(4, 40)
+    assert clock.seconds < 0.1
+    later = StepClock("cpu")
+    later.load_state_dict(clock.state_dict())
+    later.step_done(2, 20)
+    assert (later.steps, later.samples, later.tokens) == (3, 10, 100)
+    assert later.step_seconds()[:2] == clock.step_seconds()
 
 
 def test_energy_is_absent_with_a_reason_or_counts_up() -> None:

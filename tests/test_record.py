@@ -6,12 +6,16 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.errors import StorageError
-from bench.record import RunRecord
-from bench.schema import RecordError, plain, read, validate
-from bench.store import RECORD_FILE, Store, write_json
+from bench.files import write_json
+from bench.index import Index
+from bench.record import SCHEMA_VERSION, RunRecord
+from bench.schema import RecordError, decode, plain, read, validate
+from bench.store import RECORD_FILE, Store
+from bench.workspace import claimed
 
 STABLE_COLUMNS = [
     "schema_version",
@@ -66,7 +70,7 @@ def test_the_published_columns_keep_their_names() -> None:
 
 
 def test_a_record_survives_json() -> None:
-    assert read(json.loads(json.dumps(plain(record())))) == record()
+    assert decode(json.dumps(plain(record()))) == read(plain(record())) == record()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,9 @@ def test_a_record_survives_json() -> None:
         ({"score": None}, "no score"),
         ({"score": float("nan")}, "score"),
         ({"metrics": {"accuracy": float("inf")}}, "metrics.accuracy"),
+        ({"metrics": {"accuracy": "high"}}, "metrics"),
+        ({"settings": {"betas": [0.9, float("nan")]}}, r"settings.betas\[1\]"),
+        ({"settings": {"folder": Path()}}, "does not fit into JSON"),
         ({"status": "diverged"}, "has a score"),
         ({"trainable_parameters": 1.5}, "trainable_parameters"),
     ],
@@ -90,30 +97,46 @@ def test_an_invalid_record_is_refused_by_column(changes: dict[str, object], mess
 
 def test_missing_and_unknown_columns_are_refused() -> None:
     values = plain(record())
-    with pytest.raises(RecordError, match="seed is missing"):
+    with pytest.raises(RecordError, match="missing required field `seed`"):
         validate({name: value for name, value in values.items() if name != "seed"})
-    with pytest.raises(RecordError, match="unknown column color"):
+    with pytest.raises(RecordError, match="unknown field `color`"):
         validate({**values, "color": "red"})
 
 
-def write(store: Store, folder: Path, value: RunRecord) -> None:
-    with store.working_folder(folder) as working:
-        write_json(working / RECORD_FILE, plain(value))
+def test_whole_numbers_are_numbers_and_so_are_numpys_floats() -> None:
+    metrics = {"accuracy": np.float64(0.5), "loss": 1}
+    assert read(plain(record(score=80, metrics=metrics))) == record(score=80.0, metrics={"accuracy": 0.5, "loss": 1.0})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{", '{"seed": NaN}', "null", b'{"\xff": 1}', "[" * 10_000])
+def test_what_is_no_record_is_refused(text: str | bytes) -> None:
+    with pytest.raises(RecordError):
+        decode(text)
+
+
+def write(folder: Path, value: RunRecord) -> None:
+    with claimed(folder) as workspace:
+        write_json(workspace.folder / RECORD_FILE, plain(value))
+        workspace.publish()
+
+
+def scores(results: Path) -> list[float]:
+    return Index.refreshed(results).runs["score"].tolist()
 
 
 def test_a_record_appears_whole_and_is_found_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.folder("glue/sst2", "minilm", "lora", "0123456789abcdef")
     assert store.finished(folder) is None
-    write(store, folder, record())
+    write(folder, record())
     assert store.finished(folder) == record()
-    assert [found for _, found in store.records()] == [record()]
+    assert scores(tmp_path) == [80.5]
 
 
 def test_a_failed_record_is_not_finished(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.folder("glue/sst2", "minilm", "lora", "a")
-    write(store, folder, record(status="failed", score=None, metrics={}, error="it broke"))
+    write(folder, record(status="failed", score=None, metrics={}, error="it broke"))
     assert store.finished(folder) is None
 
 
@@ -121,10 +144,10 @@ def test_an_earlier_result_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.folder("glue/sst2", "minilm", "lora", "a")
     for score in (1.0, 2.0, 3.0):
-        write(store, folder, record(score=score))
+        write(folder, record(score=score))
     kept = {path.parent.name: json.loads(path.read_text())["score"] for path in folder.parent.glob("*/record.json")}
     assert kept == {"a": 3.0, "a~1": 1.0, "a~2": 2.0}
-    assert [found.score for _, found in store.records()] == [3.0]
+    assert scores(tmp_path) == [3.0]
 
 
 def test_a_run_that_dies_leaves_no_half_record(tmp_path: Path) -> None:
@@ -132,23 +155,24 @@ def test_a_run_that_dies_leaves_no_half_record(tmp_path: Path) -> None:
     folder = store.folder("glue/sst2", "minilm", "lora", "a")
 
     def die() -> None:
-        with store.working_folder(folder) as working:
-            (working / "history.jsonl").write_text("{}")
+        with claimed(folder) as workspace:
+            write_json(workspace.folder / RECORD_FILE, plain(record()))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         die()
-    assert list(folder.parent.iterdir()) == []
+    assert store.finished(folder) is None
+    assert scores(tmp_path) == []
 
 
 def test_a_truncated_record_does_not_count(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.folder("glue/sst2", "minilm", "lora", "a")
-    write(store, folder, record())
+    write(folder, record())
     path = folder / RECORD_FILE
     path.write_text(path.read_text()[:100])
     assert store.finished(folder) is None
-    assert list(store.records()) == []
+    assert scores(tmp_path) == []
     assert path.exists()
 
 
@@ -168,9 +192,13 @@ def test_a_full_disk_is_refused_before_training(tmp_path: Path, monkeypatch: pyt
         Store(tmp_path).check_writable()
 
 
-def test_a_record_of_version_1_is_read_with_what_it_lacks_as_null() -> None:
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_record_of_an_earlier_version_is_read_with_what_it_lacks_as_null(version: int) -> None:
     values = plain(record())
     for later in ("activation_bytes", "feature_cka", "batch_samples_per_second"):
         del values[later]
-    old = read(values | {"schema_version": 1})
+    old = read(values | {"schema_version": version})
     assert (old.score, old.activation_bytes, old.feature_cka, old.batch_samples_per_second) == (80.5, None, None, {})
+    assert old.schema_version == SCHEMA_VERSION
+    with pytest.raises(RecordError, match="missing required field"):
+        read(values)

@@ -6,34 +6,25 @@ runs stand on boards of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from bench.leaderboard.columns import AVERAGED, COLUMNS, KEY, board_values
 from tasks.metrics import vtab
 from tasks.metrics.averages import glue_average, glue_average_official, superglue_average
 
 if TYPE_CHECKING:
+    from pandas.core.groupby import DataFrameGroupBy
+
     from bench.record import RunRecord
 
-KEY = ["task", "model", "method", "settings_id", "budget", "data_source", "data_subset", "precision", "device"]
-AVERAGED = [
-    "trainable_parameters",
-    "trainable_percent",
-    "head_parameters",
-    "inference_parameters",
-    "stored_bytes",
-    "peak_memory_bytes",
-    "train_samples_per_second",
-    "train_tokens_per_second",
-    "train_seconds",
-]
 REAL_DATA = ("hub", "mirror")
 FULL = ("full", "vtab_final")
-WHOLE = "whole"
-"""In place of a subset where the benchmark prescribes none."""
 
 
 @dataclass(frozen=True)
@@ -50,43 +41,38 @@ class Board:
 
 
 def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Complete records, one row each, with the columns that the boards use.
-
-    `data_subset` loses the hash of its rows, which differs from task to task. `combined_score` is the mean of a task's
-    metrics where its benchmark averages several, else the score.
-    """
-    columns = [*KEY, "seed", "metric", "score", *AVERAGED]
-    complete = [record for record in records if record.status == "complete"]
-    table = pd.DataFrame([{name: getattr(record, name) for name in columns} for record in complete], columns=columns)
-    table["data_subset"] = [(record.data_subset or WHOLE).split()[0] for record in complete]
-    table["combined_score"] = [_combined(record) for record in complete]
-    return table
-
-
-def _combined(record: RunRecord) -> float | None:
-    mean = record.metrics.get("combined_score")
-    return record.score if mean is None else 100 * mean
+    """Complete records, one row each, with the columns that the boards use."""
+    return pd.DataFrame([board_values(record) for record in records if record.status == "complete"], columns=COLUMNS)
 
 
 def by_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean, sample standard deviation and number of seeds per row of a board, best first within a task and model."""
-    groups = runs.sort_values("seed").groupby(KEY, sort=True)
+    groups = runs.sort_values("seed", kind="stable").groupby(KEY, sort=True)
     table = groups.agg(
         metric=("metric", "first"),
         combined_score_mean=("combined_score", "mean"),
         score_mean=("score", "mean"),
         score_std=("score", "std"),
         seeds=("seed", "nunique"),
-        seed_list=("seed", lambda seeds: " ".join(str(seed) for seed in sorted(set(seeds)))),
         **{f"{name}_mean" if name not in _EXACT else name: (name, "mean") for name in AVERAGED},
     ).reset_index()
+    table.insert(list(table.columns).index("seeds") + 1, "seed_list", _seed_lists(groups, len(table)))
     for name in _EXACT & set(table.columns):
-        table[name] = table[name].astype("Int64")
+        table[name] = table[name].round().astype("Int64")
     order = ["task", "model", "score_mean", "method", "settings_id"]
     return table.sort_values(order, ascending=[True, True, False, True, True], ignore_index=True)
 
 
 _EXACT = {"trainable_parameters", "head_parameters", "inference_parameters"}
+"""Shown as whole numbers, also where they differ from seed to seed."""
+
+
+def _seed_lists(groups: DataFrameGroupBy[Any, Any], count: int) -> list[str]:
+    """The distinct seeds of each group, ascending. One pass over the runs: a function per group takes seconds."""
+    seeds: dict[int, set[int]] = defaultdict(set)
+    for group, seed in zip(groups.ngroup().tolist(), groups.obj["seed"].tolist(), strict=True):
+        seeds[group].add(seed)
+    return [" ".join(map(str, sorted(seeds[group]))) for group in range(count)]
 
 
 def averages(table: pd.DataFrame) -> pd.DataFrame:
@@ -95,25 +81,34 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
     Seeds are averaged within a task first. Columns: `tasks/metrics/averages.py`, `tasks/metrics/vtab.py`.
     """
     key = [name for name in KEY if name != "task"]
-    rows = [
-        dict(zip(key, values, strict=True)) | _averages_of(group) for values, group in table.groupby(key, sort=True)
-    ]
+    scores, combined = (_by_task(table, key, column) for column in ("score_mean", "combined_score_mean"))
+    rows = [dict(zip(key, values, strict=True)) | _averages_of(scores[values], combined[values]) for values in scores]
     found = pd.DataFrame(rows)
     return found.dropna(subset=[name for name in found.columns if name not in key], how="all").reset_index(drop=True)
 
 
-def _averages_of(group: pd.DataFrame) -> dict[str, float | None]:
+def _by_task(table: pd.DataFrame, key: list[str], column: str) -> dict[tuple[str, ...], dict[str, float]]:
+    """A column's values by task for each `key`, without the tasks that it lacks."""
+    wide = table.pivot(index=key, columns="task", values=column)
+    rows = zip(wide.index, wide.to_numpy(dtype=float), strict=True)
+    return {
+        values: {task: score for task, score in zip(wide.columns, row.tolist(), strict=True) if not math.isnan(score)}
+        for values, row in rows
+    }
+
+
+def _averages_of(scores: Mapping[str, float], combined: Mapping[str, float]) -> dict[str, float | None]:
     """The averages that the tasks of one row allow."""
 
-    def scores(benchmark: str, column: str = "score_mean") -> dict[str, float]:
-        found = group[group["task"].str.startswith(f"{benchmark}/")]
-        return dict(zip(found["task"].str.removeprefix(f"{benchmark}/"), found[column], strict=True))
+    def of(benchmark: str, by_task: Mapping[str, float]) -> dict[str, float]:
+        prefix = f"{benchmark}/"
+        return {task.removeprefix(prefix): score for task, score in by_task.items() if task.startswith(prefix)}
 
     return {
-        "glue_average": glue_average(scores("glue")),
-        "glue_average_official": glue_average_official(scores("glue", "combined_score_mean")),
-        "superglue_average": superglue_average(scores("superglue")),
-        **vtab.averages(scores("vtab")),
+        "glue_average": glue_average(of("glue", scores)),
+        "glue_average_official": glue_average_official(of("glue", combined)),
+        "superglue_average": superglue_average(of("superglue", scores)),
+        **vtab.averages(of("vtab", scores)),
     }
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pandas as pd
 
-from bench.leaderboard.aggregate import Board, averages, by_settings, frame, overall
-from bench.store import Store
+from bench.index import Index
+from bench.leaderboard.aggregate import Board, averages, by_settings, overall
 
 DIGITS = 4
 
 
-def publish(results: Path) -> list[Path]:
-    """Write every board of the records under `results` and return the files."""
-    runs = frame(record for _, record in Store(results).records())
-    boards = [Board.of(budget, source) for budget, source in zip(runs["budget"], runs["data_source"], strict=True)]
+def publish(results: Path, index: Index | None = None) -> list[Path]:
+    """Write every board of the records under `results` and return the files; `index` spares looking for the records."""
+    runs = (index or Index.refreshed(results)).runs
+    pairs = runs.groupby(["budget", "data_source"])
+    folders = {number: Board.of(*map(str, pair)).folder for number, (pair, _) in enumerate(pairs)}
     written: list[Path] = []
-    for board in sorted(set(boards), key=lambda board: board.folder):
-        table = by_settings(runs[[candidate == board for candidate in boards]])
-        folder = results / "leaderboard" / board.folder
-        for task, rows in table.groupby("task"):
-            written.append(_write(rows, folder / f"{task}.csv"))
+    for name, of_board in runs.groupby(pairs.ngroup().map(folders)):
+        table = by_settings(of_board)
+        folder = results / "leaderboard" / str(name)
+        written += [_write(rows, folder / f"{task}.csv") for task, rows in table.groupby("task")]
         written.append(_write(overall(table), folder / "overall.csv"))
         benchmarks = averages(table)
         if len(benchmarks):
@@ -30,6 +31,11 @@ def publish(results: Path) -> list[Path]:
 
 
 def _write(table: pd.DataFrame, path: Path) -> Path:
+    """Write the table unless the file holds it already."""
+    content = table.round(DIGITS).to_csv(index=False, lineterminator="\n").encode()
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_bytes() == content:
+            return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.round(DIGITS).to_csv(path, index=False, lineterminator="\n")
+    path.write_bytes(content)
     return path

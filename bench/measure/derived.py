@@ -28,7 +28,8 @@ def note_steps(record: RunRecord, clock: StepClock, run_started_at: float, measu
     steady = clock.steady_state()
     if steady is None or clock.first_step_at is None:
         return
-    record.first_step_seconds = clock.first_step_at - run_started_at - measure_seconds
+    if record.first_step_seconds is None:  # else an earlier process of this run did its first step
+        record.first_step_seconds = clock.first_step_at - run_started_at - measure_seconds
     record.train_samples_per_second = steady.samples_per_second
     record.train_tokens_per_second = steady.tokens_per_second if steady.tokens else None
     record.step_seconds_p10 = percentile(steady.step_seconds, 10)
@@ -74,10 +75,9 @@ def note_reference(record: RunRecord, machine: MachineReference, device_name: st
     if record.data_sheet_flops_per_second is None:
         reason = f"no data sheet figure is known for {device_name} in {record.precision}"
         record.reasons |= dict.fromkeys(("data_sheet_flops_per_second", "model_flops_utilisation_data_sheet"), reason)
-    record.model_flops_utilisation = _ratio(record.achieved_flops_per_second, machine.matmul_flops_per_second)
-    record.model_flops_utilisation_data_sheet = _ratio(
-        record.achieved_flops_per_second, record.data_sheet_flops_per_second
-    )
+    achieved = _ratio(record.achieved_flops_per_second, record.processes)
+    record.model_flops_utilisation = _ratio(achieved, machine.matmul_flops_per_second)
+    record.model_flops_utilisation_data_sheet = _ratio(achieved, record.data_sheet_flops_per_second)
 
 
 def note_energy(record: RunRecord, meter: EnergyMeter) -> None:

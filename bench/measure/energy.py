@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ class EnergyMeter:
         indices = {"gpu": self._monitor.gpu_indices, "cpu": self._monitor.cpu_indices}
         return ", ".join(name for name, found in indices.items() if found)
 
+    def add(self, joules: Mapping[str, float]) -> None:
+        """Add what another process of the same run measured."""
+        for name, value in joules.items():
+            self.joules[name] = self.joules.get(name, 0.0) + value
+
     @contextlib.contextmanager
     def window(self, name: str) -> Iterator[None]:
         """Measure the energy of a block, which waits for the GPU at both ends."""
@@ -45,9 +50,20 @@ class EnergyMeter:
         try:
             yield
         finally:
-            measured = self._monitor.end_window(name)
-            counters = (measured.gpu_energy, measured.cpu_energy, measured.dram_energy)
-            self.joules[name] = sum(value for counter in counters if counter for value in counter.values())
+            self._end(name)
+
+    def read(self, name: str) -> dict[str, float]:
+        """The joules so far, those of the open window `name` included."""
+        if self._monitor is not None:
+            self._end(name)
+            self._monitor.begin_window(name)
+        return dict(self.joules)
+
+    def _end(self, name: str) -> None:
+        measured = self._monitor.end_window(name)
+        counters = (measured.gpu_energy, measured.cpu_energy, measured.dram_energy)
+        joules = sum(value for counter in counters if counter for value in counter.values())
+        self.joules[name] = self.joules.get(name, 0.0) + joules
 
 
 def _monitor(device: str) -> tuple[Any, str | None]:

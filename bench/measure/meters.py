@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from bench.identity import digest
 from bench.kinds import KINDS
 from bench.measure import batch_sweep, derived, forgetting, inference, memory_causes, parameters, probe, reference
 from bench.measure.energy import EnergyMeter
-from bench.measure.utilisation import Utilisation, sampled
+from bench.measure.utilisation import Utilisation, Window, sampled
+from bench.team import ALONE, Team
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,13 +70,15 @@ _FLOPS: dict[str, FlopsByShape] = {}
 class Meters:
     """Fills a record's columns as the run passes by."""
 
-    def __init__(self, plan: Plan, record: RunRecord, phases: Phases) -> None:
+    def __init__(self, plan: Plan, record: RunRecord, phases: Phases, team: Team = ALONE) -> None:
         self._plan = plan
+        self._team = team
         self._settings = plan.settings.measure
         self._record = record
         self._phases = phases
         self._energy: EnergyMeter | None = None
-        self._utilisation = Utilisation()
+        self._watch: Window | None = None
+        self._earlier_utilisation = Utilisation()
         self._failures: dict[str, str] = {}
         self._pretrained: dict[str, Tensor] = {}
         self._base: forgetting.Observation | None = None
@@ -139,11 +142,28 @@ class Meters:
         if self._energy is None:
             yield
             return
-        watch = sampled(self._plan.hardware.device) if name == "train" else contextlib.nullcontext(Utilisation())
-        with self._energy.window(name), watch as means:
-            yield
-        if name == "train":
-            self._utilisation = means
+        with self._energy.window(name):
+            if name != "train":
+                yield
+                return
+            with sampled(self._plan.hardware.device) as self._watch:
+                yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the window `train` has measured so far, as plain values."""
+        if self._energy is None:
+            return {}
+        return {"joules": self._energy.read("train"), "utilisation": asdict(self._train_utilisation())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Add what an earlier process of the same run had measured."""
+        if self._energy is not None and state:
+            self._energy.add(state["joules"])
+            self._earlier_utilisation = Utilisation(**state["utilisation"])
+
+    def _train_utilisation(self) -> Utilisation:
+        here = Utilisation() if self._watch is None else self._watch.means()
+        return here.after(self._earlier_utilisation)
 
     def after_training(self, loop: TrainingLoop, clock: StepClock) -> None:
         """What only the end of training tells: optimizer state and the FLOPs of the steps that really ran."""
@@ -172,7 +192,9 @@ class Meters:
         def latency() -> None:
             self._fingerprint = inference.fingerprint(backbone.model)
             if record.scored_form == "inference":
-                self._trained_outputs = self._answers(backbone, reported, runner)
+                self._trained_outputs = answers_of(
+                    backbone, reported, self._plan.settings.hardware.evaluation_batch_size, runner, self._team
+                )
             self._latency = inference.latency(backbone.model, examples, runner.device, runner.autocast())
             record.trained_latency_seconds_median = self._latency.median
             record.trained_latency_seconds_p95 = self._latency.p95
@@ -233,6 +255,8 @@ class Meters:
         """The machine's own pace, measured if it is not known yet."""
 
         def pace() -> None:
+            if not self._team.is_first:
+                return
             record, folder = self._record, cache.FOLDER / "machines"
             achieved = record.achieved_flops_per_second or 0.0
             machine = reference.stored(folder, record.device, record.precision, achieved)
@@ -245,6 +269,8 @@ class Meters:
         record = self._record
 
         def climb() -> None:
+            if self._team.size > 1:
+                raise ValueError("the largest batch is sought by runs of one process")
             found = batch_sweep.samples_per_second(new_loop(), record.device, self._bytes_per_example())
             record.batch_samples_per_second = {str(size): speed for size, speed in found.items()}
             record.largest_batch_size = max(found)
@@ -256,9 +282,10 @@ class Meters:
         """What follows from the columns so far, and a reason for every column that a meter left null."""
         record = self._record
         derived.note_phases(record, self._phases)
+        self._count_all_processes()
         if self._energy is not None:
             derived.note_energy(record, self._energy)
-            derived.note_utilisation(record, self._utilisation)
+            derived.note_utilisation(record, self._train_utilisation())
         derived.note_composites(record)
         for name, reason in self._not_applicable().items():
             record.reasons.setdefault(name, reason)
@@ -266,6 +293,18 @@ class Meters:
             meter = column.metadata["meter"]
             if meter is not None and getattr(record, column.name) is None:
                 record.reasons.setdefault(column.name, self._reason(meter))
+
+    def _count_all_processes(self) -> None:
+        """Take in what the other processes of a complete run measured of themselves: peaks and energy."""
+        record = self._record
+        alone = record.status != "complete"
+        peaks = [record.peak_memory_bytes] if alone else self._team.gathered(record.peak_memory_bytes)
+        known = [peak for peak in peaks if peak is not None]
+        record.peak_memory_bytes = max(known, default=None)
+        record.total_peak_memory_bytes = sum(known) if known else None
+        if self._energy is not None and not alone:
+            for joules in self._team.gathered(self._energy.joules)[1:]:
+                self._energy.add(joules)
 
     def _not_applicable(self) -> dict[str, str]:
         """Columns that this kind of task has nothing for, with the reason."""
@@ -296,11 +335,6 @@ class Meters:
 
     def _at_512_tokens(self, flops: FlopsByShape) -> float | None:
         return None if self._kind.reads_images else flops.of(1, REFERENCE_TOKENS).forward
-
-    def _answers(
-        self, backbone: Backbone, reported: Mapping[str, Examples], runner: Accelerator
-    ) -> dict[str, NDArray[np.float32]]:
-        return answers_of(backbone, reported, self._plan.settings.hardware.evaluation_batch_size, runner)
 
     def _bytes_per_example(self) -> float | None:
         kept, samples = self._record.activation_bytes, self._record.probe_batch_size

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,24 +50,73 @@ class SteadyState:
 
 
 class StepClock:
-    """Marks the end of every optimizer step together with what it processed."""
+    """Marks the end of every optimizer step together with what it processed.
+
+    The first step begins when the clock is made; after a pause, `resume` begins the next.
+    """
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._marks = [self._mark()]
+        self._begun = self._mark()
+        self._unread: list[tuple[Any, Any]] = []
+        self._step_seconds: list[float] = []
+        self._seconds = 0.0
         self._samples: list[int] = []
         self._tokens: list[int] = []
         self._shapes: list[Sequence[Shape]] = []
         self.first_step_at: float | None = None
 
+    def resume(self) -> None:
+        """Leave the time since the last step out of the next one."""
+        self._begun = self._mark()
+
     def step_done(self, samples: int, tokens: int, shapes: Sequence[Shape] = ()) -> None:
         """Note a finished step of `samples` examples with `tokens` tokens that are no padding, in these passes."""
-        self._marks.append(self._mark())
+        end = self._mark()
+        self._unread.append((self._begun, end))
+        self._begun = end
         self._samples.append(samples)
         self._tokens.append(tokens)
         self._shapes.append(shapes)
         if self.first_step_at is None:
-            self.first_step_at = self._reached(self._marks[-1])
+            self.first_step_at = self._reached(end)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps so far as plain values; waits for the device."""
+        shapes = [[tuple(shape) for shape in step] for step in self._shapes]
+        return {
+            "seconds": self.step_seconds(),
+            "samples": list(self._samples),
+            "tokens": list(self._tokens),
+            "shapes": shapes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the steps that `state_dict` gave; call on a new clock."""
+        self._step_seconds, self._seconds = list(state["seconds"]), sum(state["seconds"])
+        self._samples, self._tokens = list(state["samples"]), list(state["tokens"])
+        self._shapes = list(state["shapes"])
+        self.resume()
+
+    def count_passes_of(self, processes: Sequence[tuple[list[int], list[Sequence[Shape]]]]) -> None:
+        """Count the tokens and passes of all the run's processes, each as its `passes` gives them.
+
+        The steps and their samples are common, and the times stay this process's own.
+        """
+        tokens, shapes = zip(*processes, strict=True)
+        self._tokens = [sum(step) for step in zip(*tokens, strict=True)]
+        self._shapes = [[shape for part in step for shape in part] for step in zip(*shapes, strict=True)]
+
+    @property
+    def passes(self) -> tuple[list[int], list[Sequence[Shape]]]:
+        """Tokens and passes of every step."""
+        return self._tokens, self._shapes
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all steps so far; waits for the device."""
+        self._read_marks()
+        return self._seconds
 
     @property
     def steps(self) -> int:
@@ -96,10 +145,8 @@ class StepClock:
 
     def step_seconds(self) -> list[float]:
         """Duration of every step; waits for the device."""
-        if self._device == "cuda":
-            self._marks[-1].synchronize()
-            return [a.elapsed_time(b) / 1000 for a, b in zip(self._marks, self._marks[1:], strict=False)]
-        return [b - a for a, b in zip(self._marks, self._marks[1:], strict=False)]
+        self._read_marks()
+        return list(self._step_seconds)
 
     def steady_state(self) -> SteadyState | None:
         """The measured steps; None before the first step."""
@@ -116,6 +163,16 @@ class StepClock:
             return float(mark)
         mark.synchronize()
         return time.perf_counter()
+
+    def _read_marks(self) -> None:
+        if self._device == "cuda" and self._unread:
+            self._unread[-1][1].synchronize()
+            read = [begin.elapsed_time(end) / 1000 for begin, end in self._unread]
+        else:
+            read = [end - begin for begin, end in self._unread]
+        self._step_seconds += read
+        self._seconds += sum(read)
+        self._unread.clear()
 
     def _mark(self) -> Any:
         if self._device != "cuda":

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from bench.hardware import usable_cores
 from bench.measure import memory
@@ -20,20 +21,46 @@ from bench.measure.composites import time_average
 PERIOD_SECONDS = 0.25
 
 
-@dataclass
+@dataclass(frozen=True)
 class Utilisation:
-    """Time means over a window, set when it ends; None where the system tells nothing."""
+    """Time means over a window; None where the system tells nothing."""
 
     memory_bytes: float | None = None
     compute: float | None = None
     """Between 0 and 1."""
+    seconds: float = 0.0
+    """Length of the window."""
+
+    def after(self, earlier: Utilisation) -> Utilisation:
+        """The means over an earlier window and this one."""
+        pairs = ((earlier.memory_bytes, self.memory_bytes), (earlier.compute, self.compute))
+        seconds = earlier.seconds + self.seconds
+        if not earlier.seconds or not seconds:
+            return self
+
+        def mean(before: float | None, now: float | None) -> float | None:
+            if before is None or now is None:
+                return None
+            return (before * earlier.seconds + now * self.seconds) / seconds
+
+        memory_bytes, compute = (mean(*pair) for pair in pairs)
+        return Utilisation(memory_bytes, compute, seconds)
+
+
+class Window(Protocol):
+    """Samples of one kind of device."""
+
+    def sample(self) -> None:
+        """Take a sample."""
+
+    def means(self) -> Utilisation:
+        """The means from the first sample to the last."""
 
 
 @contextlib.contextmanager
-def sampled(device: str) -> Iterator[Utilisation]:
+def sampled(device: str) -> Iterator[Window]:
     """Sample while the block runs, at its start and at its end."""
-    means = Utilisation()
-    window = _CudaWindow() if device == "cuda" else _ProcessWindow()
+    window: Window = _CudaWindow() if device == "cuda" else _ProcessWindow()
     stopped = threading.Event()
 
     def watch() -> None:
@@ -44,12 +71,11 @@ def sampled(device: str) -> Iterator[Utilisation]:
     window.sample()
     thread.start()
     try:
-        yield means
+        yield window
     finally:
         stopped.set()
         thread.join()
         window.sample()
-        means.memory_bytes, means.compute = window.means()
 
 
 class _ProcessWindow:
@@ -67,13 +93,13 @@ class _ProcessWindow:
             self._seconds.append(time.perf_counter())
             self._memory.append(in_use)
 
-    def means(self) -> tuple[float | None, float | None]:
+    def means(self) -> Utilisation:
         """Mean bytes, and the share of the usable cores' time that this process took."""
-        if not self._seconds:
-            return None, None
-        available = (self._seconds[-1] - self._seconds[0]) * usable_cores()
+        if len(self._seconds) < 2:
+            return Utilisation()
+        seconds = self._seconds[-1] - self._seconds[0]
         used = _processor_seconds() - self._processor_start
-        return time_average(self._seconds, self._memory), used / available
+        return Utilisation(time_average(self._seconds, self._memory), used / (seconds * usable_cores()), seconds)
 
 
 class _CudaWindow:
@@ -96,11 +122,13 @@ class _CudaWindow:
         self._memory.append(used)
         self._compute.append(busy / 100)
 
-    def means(self) -> tuple[float | None, float | None]:
+    def means(self) -> Utilisation:
         """Mean bytes and mean utilisation."""
-        if not self._seconds:
-            return None, None
-        return time_average(self._seconds, self._memory), time_average(self._seconds, self._compute)
+        if len(self._seconds) < 2:
+            return Utilisation()
+        seconds = self._seconds[-1] - self._seconds[0]
+        memory_bytes, compute = (time_average(self._seconds, values) for values in (self._memory, self._compute))
+        return Utilisation(memory_bytes, compute, seconds)
 
 
 def _processor_seconds() -> float:

@@ -1,0 +1,89 @@
+"""A record's first and last lines: what runs, how it ended, where."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from bench import provenance
+from bench.errors import Diverged, one_line
+from bench.files import write_json
+from bench.identity import settings_id
+from bench.planning import Plan
+from bench.record import RunRecord
+from bench.schema import plain
+from bench.signals import Stopped
+from bench.store import RECORD_FILE
+from bench.team import ALONE, Team
+
+
+def traceback_file(folder: Path, team: Team = ALONE) -> Path:
+    """Where a failed run's process leaves its traceback."""
+    return folder / ("traceback.txt" if team.is_first else f"traceback-of-process-{team.rank}.txt")
+
+
+def opened(plan: Plan) -> RunRecord:
+    """A record that says what runs, with status "open" until it ends."""
+    settings = plan.settings
+    commit, dirty = provenance.git_state()
+    return RunRecord(
+        run_id=plan.run_id,
+        status="open",
+        method=plan.names.method,
+        model=plan.names.model,
+        task=plan.names.task,
+        seed=settings.seed,
+        budget=settings.budget.name,
+        data_source=plan.source.kind,
+        precision=plan.hardware.precision,
+        device=plan.hardware.device,
+        metric=plan.task.headline,
+        scored_form=plan.task.scored_form,
+        data_revision=plan.source.revision,
+        model_repository=settings.model.repository,
+        model_revision=settings.model.revision,
+        settings_id=settings_id(settings),
+        settings=asdict(settings),
+        overrides=plan.overrides,
+        git_commit=commit,
+        git_dirty=dirty,
+        versions=provenance.versions(),
+        started_at=provenance.now(),
+    )
+
+
+def note_failure(record: RunRecord, error: BaseException, trace: Path) -> None:
+    """Note how the run failed. What was measured stays; a score does not."""
+    record.status = _status(error)
+    record.error = f"{type(error).__name__}: {one_line(error)}"
+    record.score, record.metrics = None, {}
+    with contextlib.suppress(OSError):
+        trace.write_text("".join(traceback.format_exception(error)))
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, (Stopped, KeyboardInterrupt, SystemExit)):
+        return "interrupted"
+    return "out_of_memory" if is_out_of_memory(error) else "failed"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had no memory left. PyTorch's CPU allocator says so in words only."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def closed(record: RunRecord, folder: Path) -> None:
+    """Write the ended run's record and the settings it ran with."""
+    with contextlib.suppress(ImportError, RuntimeError):
+        record.hardware = provenance.machine(record.device)
+    record.hostname = provenance.hostname()
+    record.finished_at = provenance.now()
+    (folder / "config.yaml").write_text(yaml.safe_dump(record.settings, sort_keys=False))
+    write_json(folder / RECORD_FILE, plain(record))

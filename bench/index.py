@@ -1,0 +1,198 @@
+"""What the records under a results folder say, kept in one file so that only new and changed records are read.
+
+`index.parquet` holds one row per record file: where it is, its size and time of change, its status and run id, and the
+columns that the boards use; or why it cannot be read. A record whose size or time of change differs is read again, one
+that is gone is dropped. The file can always be rebuilt from the records, and is, wherever it is missing, damaged or
+written for other columns. Of several processes that refresh it at once the last one wins, and what it did not see is
+found by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bench.files import replacing
+from bench.leaderboard.columns import COLUMNS, board_values
+from bench.schema import READABLE_VERSIONS, TYPES, RecordError, columns
+from bench.store import RECORD_FILE, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INDEX_FILE = "index.parquet"
+FORMAT = 1
+"""To be raised when the same record would give another row than before."""
+NEVER = -1
+"""The size noted for a file that the system refused: it has another one, so the file is tried again."""
+
+RecordFile = tuple[str, int, int, str | None]
+"""A record file as the file system sees it: folder, size, nanoseconds of its change, and why it cannot be looked at."""
+
+
+def _schema() -> pa.Schema:
+    """The index's columns; their metadata changes with whatever decides how a record is read."""
+    arrow = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    types = TYPES | {"combined_score": float}
+    files = [("folder", str), ("size", int), ("modified_ns", int), ("unreadable", str)]
+    recorded = [(name, (get_args(types[name]) or (types[name],))[0]) for name in ("status", "run_id", *COLUMNS)]
+    reading = hashlib.sha256(repr((FORMAT, READABLE_VERSIONS, TYPES)).encode()).hexdigest()
+    return pa.schema([(name, arrow[kind]) for name, kind in files + recorded], metadata={"reading": reading})
+
+
+SCHEMA = _schema()
+
+
+@dataclass(frozen=True)
+class Index:
+    """All records under a results folder as they were when it was refreshed.
+
+    Run folders are named by their path below the store's root, with forward slashes.
+    """
+
+    results: Path
+    table: pa.Table
+
+    @classmethod
+    def refreshed(cls, results: Path) -> Index:
+        """The index as of now; it is written down if it changed and the folder can be written."""
+        stored = _stored(results / INDEX_FILE)
+        table = _up_to_date(stored, str(Store(results).root))
+        if table is not stored:
+            with contextlib.suppress(OSError), replacing(results / INDEX_FILE) as temporary:
+                pq.write_table(table, temporary, use_dictionary=False, write_page_checksum=True)
+        return cls(results, table)
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """Complete records, one row each, with the columns that the boards use, in the order of their folders."""
+        return self.table.filter(pc.equal(self.table["status"], "complete")).select(COLUMNS).to_pandas()
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """Status of each readable record by its folder."""
+        return self._readable("status")
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """Run id of each readable record by its folder."""
+        return self._readable("run_id")
+
+    @property
+    def unreadable(self) -> list[tuple[Path, str]]:
+        """Records that do not count, and why."""
+        rows = self.table.filter(pc.is_valid(self.table["unreadable"]))
+        root = Store(self.results).root
+        paths = [root / folder / RECORD_FILE for folder in rows["folder"].to_pylist()]
+        return list(zip(paths, rows["unreadable"].to_pylist(), strict=True))
+
+    def missing(self, folders: Iterable[Path]) -> list[Path]:
+        """Those of these run folders (`Store.folder`) that hold no complete record."""
+        root = os.path.abspath(Store(self.results).root)
+        complete = {f"{root}/{folder}" for folder, status in self.statuses.items() if status == "complete"}
+        return [folder for folder in folders if os.path.abspath(folder) not in complete]
+
+    def _readable(self, column: str) -> dict[str, str]:
+        rows = self.table.filter(pc.is_null(self.table["unreadable"]))
+        return dict(zip(rows["folder"].to_pylist(), rows[column].to_pylist(), strict=True))
+
+
+def _stored(file: Path) -> pa.Table:
+    """The index on disk; an empty one where there is none or it cannot be used."""
+    with contextlib.suppress(Exception):  # whatever is wrong with it, it can be rebuilt
+        table = pq.ParquetFile(file, page_checksum_verification=True).read()
+        if table.schema.equals(SCHEMA, check_metadata=True):
+            return table
+    return SCHEMA.empty_table()
+
+
+def _up_to_date(stored: pa.Table, root: str) -> pa.Table:
+    """One row per record file as it is now; the same table where nothing changed."""
+    folders, sizes, times = (stored[name].to_pylist() for name in ("folder", "size", "modified_ns"))
+    known = {folder: row for row, folder in enumerate(folders)}
+    order: list[int] = []
+    new: list[tuple[Any, ...]] = []
+    for file in _record_files(root):
+        folder, size, modified_ns, _ = file
+        row = known.get(folder)
+        if row is None or size != sizes[row] or modified_ns != times[row]:
+            values = _values(root, file)
+            if values is None:
+                continue
+            row = len(stored) + len(new)
+            new.append(values)
+        order.append(row)
+    if not new and order == list(range(len(stored))):
+        return stored
+    return pa.concat_tables([stored, _table(new)]).take(order).combine_chunks()
+
+
+def _record_files(root: str, parent: str = "") -> Iterator[RecordFile]:
+    """The record files below `parent`, in the order of their folders' names, level by level.
+
+    A folder whose name begins with `.` or holds `~` is work in progress or set aside. Nothing is looked for inside a
+    folder that has a record.
+    """
+    try:
+        with os.scandir(f"{root}/{parent}") as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if entry.name[0] != "." and "~" not in entry.name and entry.is_dir(follow_symlinks=False)
+            )
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield parent, NEVER, NEVER, f"the folder cannot be listed: {error.strerror}"
+        return
+    for name in names:
+        folder = f"{parent}/{name}" if parent else name
+        try:
+            status = os.stat(f"{root}/{folder}/{RECORD_FILE}")
+        except FileNotFoundError:
+            yield from _record_files(root, folder)
+        except OSError as error:
+            yield folder, NEVER, NEVER, f"the folder cannot be searched: {error.strerror}"
+        else:
+            yield folder, status.st_size, status.st_mtime_ns, None
+
+
+def _values(root: str, file: RecordFile) -> tuple[Any, ...] | None:
+    """The index's row of a record file; None if it is gone by now."""
+    folder, size, modified_ns, unreadable = file
+    if unreadable is None:
+        try:
+            with open(f"{root}/{folder}/{RECORD_FILE}", "rb") as text:
+                return (*file, *_of_record(columns(text.read())))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            size, unreadable = NEVER, error.strerror or str(error)
+        except RecordError as error:
+            unreadable = str(error)
+    return (folder, size, modified_ns, unreadable, *[None] * (len(SCHEMA) - len(file)))
+
+
+def _of_record(record: Any) -> list[Any]:
+    """Status, run id and board columns. Raises RecordError for a number that the index cannot hold."""
+    values = board_values(record)
+    for name, value in values.items():
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise RecordError(f"{name} is {value}, which does not fit into 64 bits")
+    return [record.status, record.run_id, *values.values()]
+
+
+def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
+    if not rows:
+        return SCHEMA.empty_table()
+    arrays = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
+    return pa.table(arrays, schema=SCHEMA)

@@ -1,0 +1,301 @@
+"""What one attempt at a run does, from the data to the measurements: the recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import backbone
+from bench.bookkeeping import closed, note_failure, opened, traceback_file
+from bench.checkpoint import Checkpoints
+from bench.errors import SettingsError, UserError
+from bench.kinds import KINDS
+from bench.measure import memory_causes, parameters
+from bench.measure.meters import Meters
+from bench.measure.phases import MEASURE, Phases
+from bench.planning import Plan, build
+from bench.randomness import generator, seed_everything
+from bench.record import RunRecord
+from bench.resumable import ResumableTraining, checkpoints_of, earlier_work
+from bench.signals import Stopped, StopRequest
+from bench.team import Team
+from bench.tracker import NoTracker, Tracker, tracker
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from rich.console import Console
+
+    from bench.evaluation import Evaluation
+    from bench.settings import ModelSettings
+    from bench.training import TrainingLoop
+    from methods.base import Method
+    from tasks.base import Examples, Task
+    from tasks.sources import Source
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "evaluate", "pandas", "tasks.metrics.glue")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Under which terms a plan is tried: where it writes, with whom, and in passes of what size."""
+
+    folder: Path
+    console: Console
+    stop: StopRequest
+    team: Team
+    micro_batch_size: int | None
+    """Examples of a forward pass in one process; None is its whole share of the batch."""
+    too_large: tuple[int, ...] = ()
+    """Sizes that did not fit in memory."""
+
+
+@dataclass
+class Run:
+    """What the steps of the recipe share."""
+
+    plan: Plan
+    terms: Terms
+    method: Method
+    record: RunRecord
+    phases: Phases
+    meters: Meters
+    checkpoints: Checkpoints
+    follower: Tracker
+
+
+def attempt(plan: Plan, terms: Terms) -> RunRecord:
+    """Carry out a plan and leave its record in the folder, whatever happens.
+
+    Raises UserError for input that turns out unusable before training (then there is no record); and again, after the
+    record is written, what interrupts a run and OSError, which may be the disk's fault and not the run's.
+    """
+    phases = Phases(plan.hardware.device)
+    record = opened(plan)
+    record.micro_batch_size, record.processes = terms.micro_batch_size, terms.team.size
+    record.machines, record.too_large_micro_batches = plan.settings.hardware.machines, list(terms.too_large)
+    meters = Meters(plan, record, phases, terms.team)
+    try:
+        with phases("import"):
+            import_libraries()
+            meters.start()
+        method = checked_method(plan)
+        with _tracker(plan, terms) as follower:
+            _recipe(Run(plan, terms, method, record, phases, meters, checkpoints_of(plan, terms.folder), follower))
+    except UserError:
+        raise
+    except BaseException as error:
+        note_failure(record, error, traceback_file(terms.folder, terms.team))
+        meters.close()
+        if isinstance(error, (Stopped, KeyboardInterrupt, SystemExit, OSError)):
+            raise
+    finally:
+        if record.status != "open" and terms.team.is_first:
+            closed(record, terms.folder)
+    return record
+
+
+@functools.cache
+def import_libraries() -> None:
+    """Import the slow libraries at one point, so that no other phase pays for them.
+
+    What they made is exempt from garbage collection, which every phase does before it looks at memory.
+    """
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def checked_method(plan: Plan) -> Method:
+    """The method object, checked against the task and against the model's shapes before anything is loaded."""
+    method: Method = build(plan.settings.method)
+    if plan.task.kind not in method.kinds:
+        served = ", ".join(sorted(method.kinds))
+        raise SettingsError(f"method={plan.names.method} serves {served}; task={plan.names.task} is {plan.task.kind}.")
+    method.check(backbone.skeleton(plan.settings.model, plan.task.kind, plan.task.outputs))
+    return method
+
+
+def _recipe(run: Run) -> None:
+    """Load, encode, attach, train, save, evaluate, merge; and measure in between.
+
+    A task that scores the inference form is evaluated after the merge.
+    """
+    from bench.evaluation import evaluate
+
+    plan, method, record, phases, meters = run.plan, run.method, run.record, run.phases, run.meters
+    settings, task, team = plan.settings, plan.task, run.terms.team
+    earlier = earlier_work(run)
+
+    with phases("load"):
+        seed_everything(settings.seed, "head")
+        base = backbone.fresh(settings.model, task.kind, task.outputs)
+        record.model_sha256 = backbone.weights_sha256(settings.model)
+
+    with phases("encode"):
+        train_examples, reported = _encoded_splits(plan)
+        _note_data(run, train_examples)
+
+    with phases(MEASURE):
+        meters.pretrained(base, train_examples)
+
+    with phases("attach"):
+        loop, runner = _attached(run, method, base, train_examples)
+        _note_parameters(record, method)
+
+    with phases(MEASURE):
+        meters.before_training(loop, base, runner)
+
+    with phases("train"), meters.window("train"):
+        seed_everything(settings.seed, "training" if team.is_first else f"training of process {team.rank}")
+        ResumableTraining(run, loop).run(earlier)
+
+    with phases("save"):
+        if team.is_first:
+            method.save(run.terms.folder / "adapter")
+            stored = (run.terms.folder / "adapter").glob("*.safetensors")
+            record.stored_bytes = sum(file.stat().st_size for file in stored)
+
+    batch_size = settings.hardware.evaluation_batch_size
+    evaluate_now = functools.partial(evaluate, task, base, reported, batch_size, runner, team)
+    if task.scored_form == "trained":
+        scored = _scored(run, evaluate_now, reported)
+
+    with phases(MEASURE):
+        meters.trained_form(base, reported, runner)
+
+    with phases("merge"):
+        method.finish()
+
+    if task.scored_form == "inference":
+        scored = _scored(run, evaluate_now, reported)
+
+    with phases(MEASURE):
+        meters.inference_form(method, reported, scored, evaluate_now, runner)
+        meters.machine()
+        meters.largest_batch(functools.partial(_another_loop, run, train_examples))
+
+    record.status = "complete"
+    meters.close()
+    run.follower.finish(record)
+
+
+def _scored(run: Run, evaluate_now: Callable[[], Evaluation], reported: Mapping[str, Examples]) -> Evaluation:
+    """The run's score, with the predictions behind it."""
+    with run.phases("evaluate"), run.meters.window("evaluate"):
+        scored = evaluate_now()
+        _note_scores(run.record, scored)
+        if run.terms.team.is_first:
+            _write_predictions(scored, reported, run.terms.folder)
+    return scored
+
+
+def _attached(
+    run: Run, method: Method, base: backbone.Backbone, examples: Examples
+) -> tuple[TrainingLoop, Accelerator]:
+    """The method in place in the model, and the loop that will train it."""
+    from bench.dropout import use_fast_dropout
+    from bench.training import TrainingLoop, accelerator, store_frozen_in, total_steps
+
+    plan, settings = run.plan, run.plan.settings
+    steps = total_steps(settings.training, len(examples))
+    seed_everything(settings.seed, "method")
+    method.attach(base, steps)
+    method.random = generator(settings.seed, "decisions")
+    use_fast_dropout(base.model)
+    store_frozen_in(base.model, plan.hardware.precision)
+    runner = accelerator(plan.hardware.device, plan.hardware.precision)
+    loop = TrainingLoop(
+        method,
+        examples,
+        settings.training,
+        runner,
+        steps,
+        settings.seed,
+        run.terms.micro_batch_size,
+        run.terms.team,
+    )
+    return loop, runner
+
+
+def _another_loop(run: Run, examples: Examples) -> TrainingLoop:
+    """The run's method attached anew, for trials that must not touch the run."""
+    base = backbone.fresh(run.plan.settings.model, run.plan.task.kind, run.plan.task.outputs)
+    whole = replace(run, terms=replace(run.terms, micro_batch_size=None))
+    loop, _ = _attached(whole, checked_method(run.plan), base, examples)
+    return loop
+
+
+def _encoded_splits(plan: Plan) -> tuple[Examples, dict[str, Examples]]:
+    """The training split and the splits that are scored."""
+    settings, task = plan.settings, plan.task
+    encode = functools.partial(_encoded, task, plan.source, settings.model, settings.training.max_length)
+    splits = task.scored_splits(plan.source)
+    return encode("train", None), {split: encode(split, settings.budget.evaluation_examples) for split in splits}
+
+
+@functools.lru_cache(maxsize=16)
+def _encoded(
+    task: Task, source: Source, model: ModelSettings, max_length: int | None, split: str, at_most: int | None
+) -> Examples:
+    return task.encode(source, split, backbone.preprocessor(model, task.kind), max_length, at_most)
+
+
+def _tracker(plan: Plan, terms: Terms) -> contextlib.AbstractContextManager[Tracker]:
+    if not terms.team.is_first:
+        return contextlib.nullcontext(NoTracker())
+    name = f"{plan.names.method}-{plan.names.task}-{plan.settings.seed}"
+    return tracker(plan.settings.tracker, name, plan.run_id, asdict(plan.settings), terms.folder)
+
+
+def _note_data(run: Run, examples: Examples) -> None:
+    plan, record = run.plan, run.record
+    record.dropped_train_examples = examples.dropped
+    record.data_subset = plan.task.subset(plan.source)
+    if record.data_subset is None:
+        record.reasons["data_subset"] = "the benchmark prescribes no subset"
+    if KINDS[plan.task.kind].reads_images:
+        image_format = asdict(backbone.preprocessor(plan.settings.model, plan.task.kind))
+        record.input_processing = image_format | {"resampling": "bilinear, antialiased, whole image"}
+
+
+def _note_parameters(record: RunRecord, method: Method) -> None:
+    model = method.backbone.model
+    counts = parameters.count(model, method.backbone.anatomy)
+    record.trainable_parameters = counts.trainable
+    record.trainable_percent = counts.trainable_percent
+    record.head_parameters = counts.head
+    record.total_parameters = counts.total
+    record.trained_form_bytes = memory_causes.weights(model, ()).total
+
+
+def _note_scores(record: RunRecord, scored: Evaluation) -> None:
+    record.score, record.metrics = scored.scores.score, scored.scores.metrics
+    record.reasons |= scored.scores.reasons
+    record.evaluation_examples = scored.examples
+    record.evaluation_samples_per_second = scored.examples / scored.seconds
+    if scored.generation is not None:
+        record.generated_tokens = scored.generation.new_tokens
+        record.generated_tokens_per_second = scored.generation.new_tokens / scored.seconds
+        record.truncated_share = scored.generation.truncated_share
+
+
+def _write_predictions(scored: Evaluation, reported: Mapping[str, Examples], folder: Path) -> None:
+    """One row per reported example."""
+    import pandas as pd
+
+    frames = [
+        pd.DataFrame(
+            {"split": split, "id": examples.ids, "label": examples.labels}
+            | dict(scored.predictions[split])
+            | dict(examples.columns)
+        )
+        for split, examples in reported.items()
+    ]
+    pd.concat(frames, ignore_index=True).to_parquet(folder / "predictions.parquet", index=False)

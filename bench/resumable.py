@@ -1,0 +1,204 @@
+"""Training that survives an interruption: checkpoints between the steps, and the way back from one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import provenance
+from bench.bookkeeping import closed, note_failure, traceback_file
+from bench.checkpoint import Checkpoints
+from bench.measure import derived
+from bench.measure.phases import MEASURE
+from bench.measure.throughput import StepClock
+from bench.progress import display
+from bench.pulse import Pulse, watched
+from bench.signals import Stopped
+from bench.team import different
+
+if TYPE_CHECKING:
+    from bench.planning import Plan
+    from bench.recipe import Run
+    from bench.training import LogPoint, TrainingLoop
+
+HISTORY_FILE = "history.jsonl"
+LONG_TRAINING_SECONDS = 60.0
+"""Training that took so long leaves a checkpoint at its end, so that an interrupted evaluation costs no training."""
+NOTHING, SAVE, STOP = range(3)
+"""What a process wants after a step; the greatest wish of all processes is what they do."""
+
+
+class ResumableTraining:
+    """The training of one run, from where an interrupted process had come."""
+
+    def __init__(self, run: Run, loop: TrainingLoop) -> None:
+        self._run = run
+        self._loop = loop
+        self._team = run.terms.team
+        self._clock = StepClock(run.plan.hardware.device)
+        self._curve = _Curve(run)
+        self._pulse = Pulse(run.terms.folder, loop.steps, self._team.is_first)
+
+    def run(self, earlier: dict[str, Any] | None) -> None:
+        """Train; the speed is noted also when training fails. `earlier` is what a checkpoint held."""
+        run, record, loop = self._run, self._run.record, self._loop
+        if earlier is not None:
+            self._take_up(earlier)
+        title = f"{run.plan.names.method} on {run.plan.names.task}"
+        limit = _seconds(run.plan.settings.hardware.step_timeout_minutes)
+        try:
+            with (
+                display(run.terms.console, title, loop.steps) as show,
+                self._curve.written(show),
+                watched(self._pulse, limit, self._last_words),
+                run.terms.stop.deferred(),
+            ):
+                record.final_train_loss = loop.run(self._clock, self._curve.add, on_step=self._between_steps)
+            self._check_processes_agree()
+            if self._clock.seconds >= LONG_TRAINING_SECONDS and run.checkpoints.wanted:
+                self._save()
+        finally:
+            loop.release()
+            if loop.step == loop.steps:
+                self._clock.count_passes_of(self._team.gathered(self._clock.passes))
+            derived.note_steps(record, self._clock, run.phases.started_at, run.phases.seconds[MEASURE])
+            derived.note_curve(record, self._curve.losses, self._curve.seconds)
+            run.meters.after_training(loop, self._clock)
+
+    def _between_steps(self) -> None:
+        """Show that the run lives; save and stop where that is due, in all processes after the same step."""
+        stop, checkpoints = self._run.terms.stop, self._run.checkpoints
+        self._pulse.beat(self._loop.step)
+        wish = STOP if stop.number is not None else SAVE if checkpoints.due(self._loop.step) else NOTHING
+        decided = self._team.greatest(wish)
+        if decided == NOTHING:
+            return
+        with self._run.phases.aside("checkpoint"):
+            self._save()
+        self._clock.resume()
+        self._pulse.beat(self._loop.step)
+        if decided == STOP:
+            stop.check()
+            raise Stopped(signal.SIGTERM)
+
+    def _save(self) -> None:
+        """Write the training state, with each process's own random state, and what was measured so far."""
+        run, state = self._run, self._loop.state_dict()
+        state["random"] = self._team.gathered(state["random"])
+        if not self._team.is_first:
+            return
+        run.checkpoints.save(
+            {
+                "loop": state,
+                "processes": self._team.size,
+                "clock": self._clock.state_dict(),
+                "curve": {"losses": list(self._curve.losses), "seconds": list(self._curve.seconds)},
+                "phases": run.phases.state_dict(),
+                "first_step_seconds": self._first_step_seconds(),
+                "meters": run.meters.state_dict(),
+                "interruptions": run.record.interruptions,
+                "saved_at": provenance.now(),
+            }
+        )
+        if run.checkpoints.failure is not None:
+            run.terms.console.print(run.checkpoints.failure)
+
+    def _take_up(self, earlier: dict[str, Any]) -> None:
+        """Go on from a checkpoint, with the times and the memory of the work until then."""
+        run, state = self._run, earlier["loop"]
+        state["random"] = state["random"][self._team.rank]
+        self._loop.load_state_dict(state)
+        self._clock.load_state_dict(earlier["clock"])
+        self._curve.load(**earlier["curve"])
+        run.phases.load_state_dict(earlier["phases"])
+        run.record.first_step_seconds = earlier["first_step_seconds"]
+        run.meters.load_state_dict(earlier["meters"])
+        step = self._loop.step
+        here = {"step": step, "saved_at": earlier["saved_at"], "resumed_at": provenance.now()}
+        run.record.interruptions = [*earlier["interruptions"], here | {"hostname": provenance.hostname()}]
+        if self._team.is_first:
+            run.terms.console.print(f"goes on from step {step} of {self._loop.steps}")
+
+    def _first_step_seconds(self) -> float | None:
+        derived.note_steps(
+            self._run.record, self._clock, self._run.phases.started_at, self._run.phases.seconds[MEASURE]
+        )
+        return self._run.record.first_step_seconds
+
+    def _check_processes_agree(self) -> None:
+        """Raise RuntimeError if a tensor that trained is not the same in all processes."""
+        if self._team.size == 1:
+            return
+        found = different(self._team.gathered(self._loop.fingerprint()))
+        if found:
+            raise RuntimeError(f"the processes hold different weights after training, first in {found[0]}")
+
+    def _last_words(self, error: Exception) -> None:
+        """Leave the record of a run whose main thread never comes back."""
+        note_failure(self._run.record, error, traceback_file(self._run.terms.folder, self._team))
+        if self._team.is_first:
+            closed(self._run.record, self._run.terms.folder)
+
+
+class _Curve:
+    """The training curve, on its way to file, tracker and screen."""
+
+    def __init__(self, run: Run) -> None:
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self._run = run
+        self._file: Any = None
+        self._show: Callable[[LogPoint], None]
+
+    def load(self, losses: list[float], seconds: list[float]) -> None:
+        """Go on after these points."""
+        self.losses, self.seconds = list(losses), list(seconds)
+
+    @contextlib.contextmanager
+    def written(self, show: Callable[[LogPoint], None]) -> Iterator[None]:
+        """Points go to the file and to `show` while the block runs."""
+        self._show = show
+        path = self._run.terms.folder / HISTORY_FILE
+        if not self._run.terms.team.is_first:
+            yield
+            return
+        kept = path.read_text().splitlines(keepends=True)[: len(self.losses)] if path.exists() else []
+        with path.open("w", 1, "utf-8") as self._file:
+            self._file.writelines(kept)
+            yield
+
+    def add(self, point: LogPoint) -> None:
+        """Take the next point."""
+        self.losses.append(point.loss)
+        self.seconds.append(point.seconds)
+        if self._run.terms.team.is_first:
+            self._file.write(json.dumps(asdict(point)) + "\n")
+            self._run.follower.log(point)
+            self._show(point)
+
+
+def earlier_work(run: Run) -> dict[str, Any] | None:
+    """What an interrupted process had done of this run, if it can be taken up."""
+    state, reason = run.checkpoints.load()
+    if state is not None and (processes := state["processes"]) != run.terms.team.size:
+        state, reason = None, f"it was trained by {processes} processes then"
+    if run.terms.team.is_first and reason is not None:
+        run.terms.console.print(f"the interrupted run starts anew: {reason}")
+    return state
+
+
+def checkpoints_of(plan: Plan, folder: Path) -> Checkpoints:
+    """Where and when a run writes checkpoints."""
+    training = plan.settings.training
+    commit, _ = provenance.git_state()
+    versions = provenance.versions() | {"parsimony": commit or "unknown"}
+    return Checkpoints(folder, training.checkpoint_steps, _seconds(training.checkpoint_minutes), versions)
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60 * minutes

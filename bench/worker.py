@@ -1,0 +1,82 @@
+"""One process of a run of several: `bench/launch.py` starts it with the file that says what to do."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+# This folder must not stand on the import path, or its modules would shadow others; the project's root must.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from bench import recipe, signals
+from bench.bookkeeping import traceback_file
+from bench.errors import UserError, one_line
+from bench.files import write_json
+from bench.launch import REFUSED, STOPPED, Failure, error_file
+from bench.planning import Names, plan
+from bench.record import RunRecord
+from bench.settings import RunSettings
+from bench.team import Team
+
+PR_SET_PDEATHSIG = 1
+"""The option of Linux's prctl that ends a process when its parent ends."""
+FAILED = 1
+
+
+def main() -> int:
+    """Take part in a run; returns the exit code."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    assignment = json.loads(Path(sys.argv[1]).read_text())
+    team = Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    said = error_file(Path(assignment["scratch"]), team.rank)
+    try:
+        record = _work(assignment, team)
+    except signals.Stopped:
+        return STOPPED
+    except UserError as error:
+        write_json(said, asdict(Failure(team.rank, "failed", one_line(error), "", time.time())))
+        return REFUSED
+    except Exception as error:  # also one that kept the record from being written
+        reason = f"process {team.rank}: {type(error).__name__}: {one_line(error)}"
+        write_json(said, asdict(Failure(team.rank, "failed", reason, traceback.format_exc(), time.time())))
+        return FAILED
+    if record.status == "complete":
+        return 0
+    trace = traceback_file(Path(assignment["folder"]), team).read_text()
+    reason = f"process {team.rank}: {record.error}"
+    write_json(said, asdict(Failure(team.rank, record.status, reason, trace, time.time())))
+    return FAILED
+
+
+def _work(assignment: dict[str, Any], team: Team) -> RunRecord:
+    """Carry out this process's part of the run. Raises UserError and Stopped."""
+    merged = OmegaConf.merge(OmegaConf.structured(RunSettings), assignment["settings"])
+    settings = OmegaConf.to_object(merged)
+    assert isinstance(settings, RunSettings)
+    todo = plan(settings, Names(**assignment["names"]), assignment["overrides"])
+    with signals.listening() as stop:
+        terms = recipe.Terms(
+            Path(assignment["folder"]),
+            Console(soft_wrap=True, highlight=False, quiet=not team.is_first),
+            stop,
+            team,
+            assignment["micro_batch_size"],
+            tuple(assignment["too_large"]),
+        )
+        return recipe.attempt(todo, terms)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The folder in which one run works, claimed by one process at a time on any machine that shares the disk.
+
+Beside a run's final folder `<run id>` stand `.<run id>`, where it writes while it works, and `.<run id>.lock`, the
+claim: a lease that its owner's heartbeat renews and that dies with it, at once on the same machine and after
+`LEASE_SECONDS` without a heartbeat on another. When the run has ended, its working folder takes the final name. What
+stood there before (a failed attempt, or a finished run that was repeated on request) is kept beside it as
+`<run id>~<n>`. An interrupted run keeps its working folder, with the checkpoint from which the next process goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import SoftFileLease, Timeout
+
+from bench import checkpoint
+from bench.pulse import PROGRESS_FILE
+from bench.record import RunRecord
+from bench.schema import RecordError, read
+from bench.store import RECORD_FILE
+
+LEASE_SECONDS = 60.0
+POLL_SECONDS = 0.5
+
+
+class Held(Exception):
+    """Another process is at work on the run."""
+
+
+class ClaimLost(Exception):
+    """This process was silent for so long that another one may have taken the run over."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A claimed run: `final` is where its record will stand, `folder` is where it works until then."""
+
+    final: Path
+    folder: Path
+    _lease: SoftFileLease
+
+    def clear(self) -> None:
+        """Start from nothing."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether an interrupted process left something to go on from."""
+        return (self.folder / checkpoint.FILE).exists()
+
+    def leave(self) -> None:
+        """End without a checkpoint: a record takes its place, and whatever has none is gone."""
+        if self.record() is not None:
+            self.publish()
+        else:
+            self.clear()
+
+    def record(self) -> RunRecord | None:
+        """The record that stands in the working folder, if there is a readable one."""
+        with contextlib.suppress(OSError, ValueError, RecordError):
+            return read(json.loads((self.folder / RECORD_FILE).read_text()))
+        return None
+
+    def check_claim(self) -> None:
+        """Raise ClaimLost if the claim has run out, as it does when this process is stopped for minutes."""
+        if self._lease.compromise is not None:
+            raise ClaimLost(f"another process may have taken over {self.final}")
+
+    def publish(self) -> None:
+        """Give the working folder its final name; what stood there is set aside. Raises ClaimLost."""
+        self.check_claim()
+        for passing in (checkpoint.FILE, PROGRESS_FILE):
+            (self.folder / passing).unlink(missing_ok=True)
+        set_aside(self.final)
+        self.folder.rename(self.final)
+
+
+@contextlib.contextmanager
+def claimed(final: Path, wait: bool = False) -> Iterator[Workspace]:
+    """Claim the run whose record belongs into `final`; with `wait`, once its owner has ended or died.
+
+    Raises Held where another process works on it.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    lease = SoftFileLease(lock_file(final), lease_duration=LEASE_SECONDS, poll_interval=POLL_SECONDS)
+    try:
+        lease.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise Held(f"another process ({owner(final)}) is at work on this run") from error
+    folder = working_folder(final)
+    try:
+        folder.mkdir(exist_ok=True)
+        yield Workspace(final, folder, lease)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing was written
+        lease.release()
+
+
+def working_folder(final: Path) -> Path:
+    """Where a run works until it has ended."""
+    return final.with_name(f".{final.name}")
+
+
+def lock_file(final: Path) -> Path:
+    """Whose existence claims a run."""
+    return final.with_name(f".{final.name}.lock")
+
+
+def owner(final: Path) -> str | None:
+    """Which process claims a run, in words; None where none does. A claim of a dead process still counts."""
+    claim = _claim(final)
+    return None if claim is None else f"process {claim.get('pid', '?')} on {claim.get('host', '?')}"
+
+
+def is_claimed(final: Path) -> bool:
+    """Whether a process that gives signs of life claims a run."""
+    claim = _claim(final)
+    if claim is None:
+        return False
+    if claim.get("host") == socket.gethostname():
+        return Path(f"/proc/{claim.get('pid')}").exists() or sys.platform != "linux"
+    with contextlib.suppress(OSError):
+        return time.time() - lock_file(final).stat().st_mtime < LEASE_SECONDS
+    return False
+
+
+def _claim(final: Path) -> dict[str, str] | None:
+    """What a claim says of its owner."""
+    try:
+        lines = lock_file(final).read_text().splitlines()
+    except OSError:
+        return None
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def set_aside(folder: Path) -> None:
+    """Keep what stands in `folder` under the next free `<name>~<n>`."""
+    if folder.exists():
+        number = 1
+        while (kept := folder.with_name(f"{folder.name}~{number}")).exists():
+            number += 1
+        folder.rename(kept)

@@ -1,0 +1,271 @@
+"""Runs that are interrupted: a restart of the same command ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench import checkpoint
+from bench.pulse import PROGRESS_FILE
+from bench.record import RunRecord
+from bench.schema import read
+from bench.workspace import RECORD_FILE, lock_file, working_folder
+from tests.conftest import ROOT, RunCommand, records, run_in, the_record
+
+STEPS = 120
+MEASURED = {"seconds", "samples_per_second"}
+
+
+def arguments(model: Path, *more: str) -> list[str]:
+    """A run of AdaLoRA, which has a state of its own, with dropout."""
+    return [
+        f"model.path={model}",
+        "data=sample",
+        "method=adalora",
+        "measure=none",
+        f"training.max_steps={STEPS}",
+        "budget.evaluation_examples=64",
+        *more,
+    ]
+
+
+def started(folder: Path, *settings: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "bench/run.py"), f"results.dir={folder / 'results'}", *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job starts with it ignored
+    )
+
+
+def waited_for(what: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it never happened"
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return list(folder.rglob(checkpoint.FILE))
+
+
+def outcome(folder: Path) -> tuple[bytes, pd.DataFrame, RunRecord]:
+    """What a run leaves that does not depend on how fast it was."""
+    run, record = the_record(folder)
+    adapter = (run / "adapter/adapter.safetensors").read_bytes()
+    return adapter, pd.read_parquet(run / "predictions.parquet"), record
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, pd.DataFrame, RunRecord]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run_in(folder, *arguments(tiny_bert))
+    assert done.returncode == 0, done.stderr
+    return outcome(folder)
+
+
+def assert_the_same(
+    a: tuple[bytes, pd.DataFrame, RunRecord], b: tuple[bytes, pd.DataFrame, RunRecord], model: Path
+) -> None:
+    assert a[0] == b[0]
+    pd.testing.assert_frame_equal(a[1], b[1])
+    for name in ("run_id", "score", "metrics", "final_train_loss", "train_steps", "train_samples"):
+        assert getattr(a[2], name) == getattr(b[2], name), name
+
+
+def test_a_killed_run_goes_on_and_ends_bit_identical(
+    undisturbed: tuple[bytes, pd.DataFrame, RunRecord], tiny_bert: Path, tmp_path: Path
+) -> None:
+    settings = arguments(tiny_bert, "training.checkpoint_steps=7")
+    process = started(tmp_path, *settings)
+    waited_for(lambda: checkpoints(tmp_path), process)
+    process.kill()
+    process.communicate()
+    done = run_in(tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step" in done.stdout
+    assert_the_same(outcome(tmp_path), undisturbed, tiny_bert)
+    folder, record = the_record(tmp_path)
+    assert [stop["step"] % 7 for stop in record.interruptions] == [0]
+    assert sum(record.phase_seconds.values()) == pytest.approx(record.wall_seconds, rel=0.05)
+    history = (folder / "history.jsonl").read_text().splitlines()
+    assert len(history) == STEPS // 10, "no point of the curve is lost or there twice"
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name], "nothing else is left"
+    assert not {checkpoint.FILE, PROGRESS_FILE} & {path.name for path in folder.iterdir()}
+
+
+def test_a_run_stops_for_every_signal_with_a_checkpoint_and_goes_on(
+    undisturbed: tuple[bytes, pd.DataFrame, RunRecord], tiny_bert: Path, tmp_path: Path
+) -> None:
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        before = [path.stat().st_mtime_ns for path in checkpoints(tmp_path)]
+        process = started(tmp_path, *arguments(tiny_bert, "training.log_steps=1"))
+        beaten = [path.read_text() for path in tmp_path.rglob(PROGRESS_FILE)]
+        waited_for(
+            lambda old=beaten: [path.read_text() for path in tmp_path.rglob(PROGRESS_FILE)] not in ([], old), process
+        )
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break  # the last part was too short to be hit
+        assert process.returncode == 128 + number, said
+        assert "the same command goes on" in said
+        assert [path.stat().st_mtime_ns for path in checkpoints(tmp_path)] not in ([], before)
+        working = checkpoints(tmp_path)[0].parent
+        interrupted = read_record(working)
+        assert (interrupted.status, interrupted.score) == ("interrupted", None)
+        assert interrupted.train_steps
+    else:
+        assert run_in(tmp_path, *arguments(tiny_bert, "training.log_steps=1")).returncode == 0
+    adapter, predictions, record = outcome(tmp_path)
+    assert adapter == undisturbed[0]
+    pd.testing.assert_frame_equal(predictions, undisturbed[1])
+    assert record.interruptions
+
+
+def read_record(folder: Path) -> RunRecord:
+    import json
+
+    return read(json.loads((folder / RECORD_FILE).read_text()))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_said_and_the_run_starts_anew(
+    undisturbed: tuple[bytes, pd.DataFrame, RunRecord], tiny_bert: Path, tmp_path: Path
+) -> None:
+    settings = arguments(tiny_bert, "training.checkpoint_steps=7")
+    process = started(tmp_path, *settings)
+    waited_for(lambda: checkpoints(tmp_path), process)
+    process.kill()
+    process.communicate()
+    with checkpoints(tmp_path)[0].open("r+b") as file:
+        file.truncate(1000)
+    done = run_in(tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "starts anew: its checkpoint cannot be read" in done.stdout
+    assert_the_same(outcome(tmp_path), undisturbed, tiny_bert)
+
+
+def test_two_processes_never_train_the_same_run(tiny_bert: Path, tmp_path: Path) -> None:
+    sweep = ["-m", *arguments(tiny_bert, "seed=0,1")]
+    both = [started(tmp_path, *sweep) for _ in range(2)]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    found = records(tmp_path)
+    assert sorted(record.seed for record in found.values()) == [0, 1]
+    assert not any("~" in folder.name for folder in found)
+    trained = sum(text.count(f"step {STEPS}/{STEPS}") for text in said)
+    assert trained == 2
+    assert any("comes last" in text for text in said)
+
+
+def test_the_claim_of_a_process_on_another_machine_holds_until_its_heartbeat_is_missed(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import workspace
+
+    final = tmp_path / "run"
+    with workspace.claimed(final):
+        claim = lock_file(final).read_text()
+    elsewhere = claim.replace(f"host={os.uname().nodename}", "host=elsewhere")
+    assert elsewhere != claim
+    lock_file(final).write_text(elsewhere)
+    with pytest.raises(workspace.Held, match="on elsewhere"), workspace.claimed(final):
+        pass
+    monkeypatch.setattr(workspace, "LEASE_SECONDS", 2.0)
+    lock_file(final).write_text(elsewhere.replace("duration=60.0", "duration=2.0"))
+    start = time.monotonic()
+    with workspace.claimed(final, wait=True):
+        assert 1.5 < time.monotonic() - start < 10
+    assert not working_folder(final).exists()
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_halved_until_it_does(tiny_bert: Path, tmp_path: Path) -> None:
+    """The limit on the address space is real: it lies between what half and what a quarter of the batch need."""
+    settings = ["task=superglue/boolq", "training.batch_size=512", "training.max_steps=1", "budget=smoke"]
+    settings = arguments(tiny_bert, "method=full", *settings)
+
+    def peak(size: int) -> int:
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        program = (
+            f"import runpy, sys; sys.argv = ['run.py', 'results.dir={folder}', 'hardware.per_device_batch_size={size}',"
+            f"*{settings!r}]\ntry: runpy.run_path('{ROOT / 'bench/run.py'}', run_name='__main__')\n"
+            "except SystemExit as end: assert not end.code\n"
+            "print('peak', next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmPeak')))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return 1024 * int(done.stdout.rpartition("peak ")[2])
+
+    small, large = peak(128), peak(512)
+    assert large - small > 100 * 2**20, "the batch decides about the memory"
+    limit = (small + large) // 2
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench/run.py"), f"results.dir={tmp_path / 'limited'}", *settings],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, record = the_record(tmp_path / "limited")
+    assert record.too_large_micro_batches[0] == 512
+    assert record.micro_batch_size == record.too_large_micro_batches[-1] // 2
+    assert record.train_samples == 300, "all of the sample"
+
+
+def test_a_run_that_hangs_ends_as_failed(tiny_bert: Path, tmp_path: Path) -> None:
+    """The whole process is stopped for longer than a step may take."""
+    process = started(
+        tmp_path, *arguments(tiny_bert, "training.max_steps=100000", "hardware.step_timeout_minutes=0.05")
+    )
+    waited_for(lambda: list(tmp_path.rglob(PROGRESS_FILE)), process)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(4)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    _, record = the_record(tmp_path)
+    assert record.status == "failed"
+    assert record.error is not None
+    assert "no optimizer step ended for 3 s" in record.error
+
+
+def test_a_truncated_record_is_set_aside_and_the_run_done_again(sample: RunCommand, tmp_path: Path) -> None:
+    assert sample().returncode == 0
+    folder, record = the_record(tmp_path)
+    with (folder / RECORD_FILE).open("r+") as file:
+        file.truncate(300)
+    assert sample().returncode == 0
+    kept = folder.with_name(f"{folder.name}~1")
+    assert len((kept / RECORD_FILE).read_text()) == 300
+    assert read_record(folder).score == record.score
+
+
+def test_a_full_disk_fails_one_run_and_loses_nothing(tiny_bert: Path, tmp_path: Path) -> None:
+    """The file size limit stands for the disk: what exceeds it cannot be written."""
+    shutil.copytree(tiny_bert, tmp_path / "model")
+    settings = arguments(tmp_path / "model", "training.checkpoint_steps=7", "training.max_steps=14")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench/run.py"), f"results.dir={tmp_path / 'results'}", *settings],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
+    )
+    assert done.returncode == 1
+    assert "the checkpoint could not be written" in done.stdout
+    assert "could not be recorded" in done.stdout
+    assert not records(tmp_path)
+    assert run_in(tmp_path, *settings).returncode == 0
