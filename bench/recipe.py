@@ -78,6 +78,8 @@ def attempt(plan: Plan, terms: Terms) -> RunRecord:
     phases = Phases(plan.hardware.device)
     record = opened(plan)
     record.micro_batch_size, record.processes = terms.micro_batch_size, terms.team.size
+    if terms.micro_batch_size is None:
+        record.reasons["micro_batch_size"] = "a process takes its whole share of a batch at once"
     record.machines, record.too_large_micro_batches = plan.settings.hardware.machines, list(terms.too_large)
     meters = Meters(plan, record, phases, terms.team)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def column(meaning: str, formula: str | None = None, default: Any = None, meter: str | None = None) -> Any:

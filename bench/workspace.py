@@ -78,8 +78,9 @@ class Workspace:
     def publish(self) -> None:
         """Give the working folder its final name; what stood there is set aside. Raises ClaimLost."""
         self.check_claim()
-        for passing in (checkpoint.FILE, PROGRESS_FILE):
-            (self.folder / passing).unlink(missing_ok=True)
+        for passing in (checkpoint.FILE, PROGRESS_FILE, "*.partial"):
+            for file in self.folder.glob(passing):
+                file.unlink()
         set_aside(self.final)
         self.folder.rename(self.final)
 

@@ -27,6 +27,8 @@ SHOWN = {
 
 REPORTED = 10
 """At most this many unreadable records are named."""
+ROWS = 40
+"""At most this many rows of a board are shown; the file has all."""
 
 
 def main() -> int:
@@ -62,7 +64,9 @@ def _shown(file: Path, results: Path) -> Table:
     table = Table(title=str(file.relative_to(results / "leaderboard").with_suffix("")), title_justify="left")
     for name in SHOWN.values():
         table.add_column(name)
-    for row in board[list(SHOWN)].itertuples(index=False):
+    if len(board) > ROWS:
+        table.caption = f"{len(board) - ROWS} more rows in {file}"
+    for row in board[list(SHOWN)].head(ROWS).itertuples(index=False):
         table.add_row(
             *("" if pd.isna(cell) else f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row)
         )

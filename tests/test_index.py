@@ -306,3 +306,12 @@ def test_the_leaderboard_names_ten_unreadable_records_and_counts_the_others(tmp_
     assert lines[0] == f"not counted: {first}: Input data was truncated"
     assert lines[-1] == "not counted: 3 more records"
     assert len(pd.read_csv(tmp_path / "leaderboard/sample-quick/glue/sst2.csv")) == 1
+
+
+def test_the_leaderboard_shows_the_first_rows_of_a_long_board_and_says_where_the_others_are(tmp_path: Path) -> None:
+    for number in range(43):
+        put(tmp_path, replace(seed(number), method=f"method{number:02d}"))
+    command = [sys.executable, str(ROOT / "scripts/leaderboard.py"), "--results", str(tmp_path)]
+    shown = subprocess.run(command, capture_output=True, text=True).stdout
+    assert [f"method{number:02d}" in shown for number in range(43)] == [True] * 40 + [False] * 3
+    assert f"3 more rows in {tmp_path / 'leaderboard/sample-quick/glue/sst2.csv'}" in shown
