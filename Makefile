@@ -19,7 +19,7 @@ demo: venv
 	$(BIN)/python scripts/leaderboard.py
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 check: venv
 	$(BIN)/ruff check .

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bench import recipe, signals
@@ -11,7 +13,7 @@ from bench.planning import Plan
 from bench.recipe import Terms
 from bench.record import RunRecord
 from bench.team import ALONE
-from bench.workspace import Workspace, claimed
+from bench.workspace import ClaimLost, Held, Workspace, claimed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,19 +26,35 @@ def execute(plan: Plan, console: Console, wait: bool = False) -> RunRecord:
     where another process is at work on the run (with `wait`, never), and `signals.Stopped` where this one was asked to
     stop; what it had done then lies in the run's working folder.
     """
-    with claimed(plan.folder, wait) as workspace:
+    with _claimed(plan, console, wait) as workspace:
         finished = _published(plan, workspace)
         if finished is not None:
             return finished
         with signals.listening() as stop:
             try:
                 record = _tried(plan, workspace, console, stop)
+            except ClaimLost:
+                raise
             except BaseException:
                 if not workspace.resumable:
                     workspace.leave()
                 raise
         workspace.publish()
     return record
+
+
+@contextlib.contextmanager
+def _claimed(plan: Plan, console: Console, wait: bool) -> Iterator[Workspace]:
+    """The run's workspace; says so where it must wait for it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            workspace = stack.enter_context(claimed(plan.folder))
+        except Held as error:
+            if not wait:
+                raise
+            console.print(f"{error}; waiting for its end")
+            workspace = stack.enter_context(claimed(plan.folder, wait=True))
+        yield workspace
 
 
 def _published(plan: Plan, workspace: Workspace) -> RunRecord | None:
@@ -57,7 +75,9 @@ def _tried(plan: Plan, workspace: Workspace, console: Console, stop: signals.Sto
     size, too_large = hardware.per_device_batch_size, list[int]()
     attempt = recipe.attempt if processes == 1 else launched
     while True:
-        record = attempt(plan, Terms(workspace.folder, console, stop, ALONE, size, tuple(too_large)))
+        record = attempt(
+            plan, Terms(workspace.folder, console, stop, ALONE, size, tuple(too_large), workspace.check_claim)
+        )
         tried = min(size or plan.settings.training.batch_size, -(-plan.settings.training.batch_size // processes))
         if record.status != "out_of_memory" or tried == 1 or hardware.machines > 1:
             return record

@@ -140,22 +140,29 @@ class _Group:
 
         One that fails takes the others with it; a request to stop is handed on to all.
         """
+        try:
+            self._wait_for_the_first_failure()
+        finally:
+            codes = {rank: process.poll() for rank, process in zip(self.ranks, self._processes, strict=True)}
+            self._signal(signal.SIGKILL)
+            for process in self._processes:
+                process.wait()
+        return {rank: code for rank, code in codes.items() if code is not None}
+
+    def _wait_for_the_first_failure(self) -> None:
+        """Return when all have ended, shortly after one has failed, or when they take too long to stop."""
         asked_at = None
         while any(process.poll() is None for process in self._processes):
+            self._terms.check_claim()
             if self._terms.stop.number is not None and asked_at is None:
                 asked_at = time.monotonic()
                 self._signal(signal.SIGTERM)
             if asked_at is not None and time.monotonic() - asked_at > STOP_SECONDS:
-                break
+                return
             if any(_is_failure(process.poll()) for process in self._processes):
                 time.sleep(SETTLE_SECONDS)
-                break
+                return
             time.sleep(POLL_SECONDS)
-        codes = {rank: process.poll() for rank, process in zip(self.ranks, self._processes, strict=True)}
-        self._signal(signal.SIGKILL)
-        for process in self._processes:
-            process.wait()
-        return {rank: code for rank, code in codes.items() if code is not None}
 
     def first_failure(self, codes: Mapping[int, int]) -> Failure:
         """The process that was killed, if one was, for the others fail when they lose it; or the first to fail."""

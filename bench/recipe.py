@@ -26,6 +26,7 @@ from bench.resumable import ResumableTraining, checkpoints_of, earlier_work
 from bench.signals import Stopped, StopRequest
 from bench.team import Team
 from bench.tracker import NoTracker, Tracker, tracker
+from bench.workspace import ClaimLost
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,6 +54,8 @@ class Terms:
     """Examples of a forward pass in one process; None is its whole share of the batch."""
     too_large: tuple[int, ...] = ()
     """Sizes that did not fit in memory."""
+    check_claim: Callable[[], None] = lambda: None
+    """Raises ClaimLost where another process may be at work on the run."""
 
 
 @dataclass
@@ -72,8 +75,8 @@ class Run:
 def attempt(plan: Plan, terms: Terms) -> RunRecord:
     """Carry out a plan and leave its record in the folder, whatever happens.
 
-    Raises UserError for input that turns out unusable before training (then there is no record); and again, after the
-    record is written, what interrupts a run and OSError, which may be the disk's fault and not the run's.
+    Raises UserError for input that turns out unusable before training, and ClaimLost; then there is no record. Raises
+    after the record is written what interrupts a run, and OSError, which may be the disk's fault and not the run's.
     """
     phases = Phases(plan.hardware.device)
     record = opened(plan)
@@ -89,7 +92,7 @@ def attempt(plan: Plan, terms: Terms) -> RunRecord:
         method = checked_method(plan)
         with _tracker(plan, terms) as follower:
             _recipe(Run(plan, terms, method, record, phases, meters, checkpoints_of(plan, terms.folder), follower))
-    except UserError:
+    except (UserError, ClaimLost):
         raise
     except BaseException as error:
         note_failure(record, error, traceback_file(terms.folder, terms.team))

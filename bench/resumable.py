@@ -73,6 +73,7 @@ class ResumableTraining:
     def _between_steps(self) -> None:
         """Show that the run lives; save and stop where that is due, in all processes after the same step."""
         stop, checkpoints = self._run.terms.stop, self._run.checkpoints
+        self._run.terms.check_claim()
         self._pulse.beat(self._loop.step)
         wish = STOP if stop.number is not None else SAVE if checkpoints.due(self._loop.step) else NOTHING
         decided = self._team.greatest(wish)

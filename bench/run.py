@@ -27,7 +27,7 @@ from bench.planning import Names, Plan, plan
 from bench.record import RunRecord
 from bench.signals import Stopped
 from bench.summary import table
-from bench.workspace import Held
+from bench.workspace import ClaimLost, Held
 
 CONFIGURATION = "../conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -121,7 +121,10 @@ def carry_out_all(plans: Sequence[Plan], console: Console) -> int:
 
 
 def carry_out(todo: Plan, console: Console, wait: bool) -> int:
-    """Show the finished run, or do it now; returns the exit code. Raises UserError, Held and Stopped."""
+    """Show the finished run, or do it now; returns the exit code.
+
+    Raises UserError, Stopped, and Held where another process is at work on the run, unless told to `wait` for it.
+    """
     if todo.finished is not None:
         console.print("This run is already finished (rerun=true repeats it).")
         report(todo.finished, todo.folder, console)
@@ -134,7 +137,7 @@ def carry_out(todo: Plan, console: Console, wait: bool) -> int:
     except Stopped as stop:
         console.print(f"{stop}; the same command goes on from where it came")
         raise
-    except OSError as error:
+    except (OSError, ClaimLost) as error:
         console.print(f"{todo.name} could not be recorded: {one_line(error)}")
         return FAILED
     report(record, todo.folder, console)

@@ -192,6 +192,24 @@ def test_the_claim_of_a_process_on_another_machine_holds_until_its_heartbeat_is_
     assert not working_folder(final).exists()
 
 
+def test_a_process_that_lost_its_claim_puts_no_record_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after minutes in which it was stopped and another process took the run over."""
+    from bench import workspace
+
+    monkeypatch.setattr(workspace, "LEASE_SECONDS", 1.0)
+    final = tmp_path / "run"
+    with workspace.claimed(final) as ours:
+        ours.check_claim()
+        lock_file(final).unlink()
+        with workspace.claimed(final):
+            time.sleep(1.5)
+            with pytest.raises(workspace.ClaimLost):
+                ours.publish()
+    assert not final.exists()
+
+
 def test_a_batch_that_does_not_fit_in_memory_is_halved_until_it_does(tiny_bert: Path, tmp_path: Path) -> None:
     """The limit on the address space is real: it lies between what half and what a quarter of the batch need."""
     settings = ["task=superglue/boolq", "training.batch_size=512", "training.max_steps=1", "budget=smoke"]
