@@ -42,7 +42,7 @@ def opened(plan: Plan) -> RunRecord:
         precision=plan.hardware.precision,
         device=plan.hardware.device,
         metric=plan.task.headline,
-        scored_form=plan.task.scored_form,
+        scored_form="trained" if settings.hardware.split else plan.task.scored_form,
         data_revision=plan.source.revision,
         model_repository=settings.model.repository,
         model_revision=settings.model.revision,

@@ -1,36 +1,62 @@
-"""Data-parallel training by Accelerate: one model per process, gradients averaged in the backward pass."""
+"""Several processes at one model: replicated by Accelerate (DDP), or split over the processes (FSDP2).
+
+Replicated, every process holds the whole model and gradients are averaged in the backward pass. Split, the processes
+hold a part each of every weight that does not train, and gather a block's weights when it is their turn; what the
+method trains stays whole in every process, so that methods need not know. Where nothing is frozen, everything is split.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from bench.measure import probe
+from bench.shards import is_split
 from methods.base import trainable
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
-    from torch import nn
+    from torch import Tensor, nn
 
     from methods.base import Method
     from tasks.batch import Batch
 
 
+def split(method: Method, accelerator: Accelerator) -> None:
+    """Split the model's weights over the processes, block by block; to be called before the optimizer is made."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model, anatomy = method.backbone.model, method.backbone.anatomy
+    own = [tensor for _, tensor in trainable(model)]
+    kept_whole = set() if len(own) == len(list(model.parameters())) else set(own)
+    for tensor in kept_whole:
+        tensor.data = tensor.data.to(accelerator.device)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for _, block in anatomy.blocks:
+        fully_shard(block, mesh=mesh, ignored_params=kept_whole)
+    fully_shard(model, mesh=mesh, ignored_params=kept_whole)
+
+
 def prepared(
-    method: Method, optimizer: torch.optim.Optimizer, accelerator: Accelerator, example: Batch
+    method: Method, optimizer: torch.optim.Optimizer, accelerator: Accelerator, example: Batch, splits: bool
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The method's model and optimizer as Accelerate trains them, in DistributedDataParallel over several processes.
 
     `example` is tried out to see whether every trainable tensor takes part in the loss, which is cheaper than to look
-    for idle ones in every step.
-
-    Buffers are not sent around: every process holds the same ones, since none depends on the examples.
+    for idle ones in every step. Buffers are not sent around: every process holds the same ones, since none depends on
+    the examples.
     """
     from accelerate import DistributedDataParallelKwargs
 
+    model = method.backbone.model
+    if splits:
+        model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        return model, accelerator.prepare_optimizer(optimizer, device_placement=False)
     accelerator.ddp_handler = DistributedDataParallelKwargs(
         broadcast_buffers=False,
         find_unused_parameters=accelerator.num_processes > 1 and _leaves_some_idle(method, accelerator, example),
@@ -38,7 +64,7 @@ def prepared(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # Accelerate knows no other name yet
-        return accelerator.prepare(method.backbone.model, optimizer)
+        return accelerator.prepare(model, optimizer)
 
 
 def _leaves_some_idle(method: Method, accelerator: Accelerator, example: Batch) -> bool:
@@ -59,3 +85,13 @@ def gradients_kept_apart(model: nn.Module, apart: bool) -> AbstractContextManage
     """A backward pass inside adds to this process's gradients alone, if `apart`; the next outside averages them."""
     waits = getattr(model, "no_sync", None) if apart else None
     return contextlib.nullcontext() if waits is None else waits()
+
+
+def average_gradients(parameters: Iterable[Tensor], processes: int) -> None:
+    """Average the gradients of tensors that every process holds whole beside a model that is split."""
+    import torch
+
+    whole_gradients = [tensor.grad for tensor in parameters if tensor.grad is not None and not is_split(tensor)]
+    for gradient in whole_gradients:
+        torch.distributed.all_reduce(gradient)
+        gradient /= processes

@@ -65,7 +65,7 @@ def launched(plan: Plan, terms: Terms) -> RunRecord:
 
     Raises SettingsError for input that turns out unusable, and Stopped.
     """
-    with TemporaryDirectory(prefix="parsimony-") as scratch, terms.stop.deferred():
+    with TemporaryDirectory(prefix="parsimony-") as scratch:
         group = _Group(plan, terms, Path(scratch))
         codes = group.wait()
         if REFUSED in codes.values():
@@ -81,7 +81,7 @@ def joined(plan: Plan, console: Console) -> int:
     """Start this machine's processes of a run that another machine leads; returns the exit code. Raises Stopped."""
     if plan.finished is not None:
         return 0
-    with signals.listening() as stop, TemporaryDirectory(prefix="parsimony-") as scratch, stop.deferred():
+    with signals.listening() as stop, TemporaryDirectory(prefix="parsimony-") as scratch:
         folder, size = working_folder(plan.folder), plan.settings.hardware.per_device_batch_size
         group = _Group(plan, Terms(folder, console, stop, ALONE, size), Path(scratch))
         codes = group.wait()

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import gc
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +71,14 @@ class Run:
     checkpoints: Checkpoints
     follower: Tracker
 
+    @contextlib.contextmanager
+    def phase(self, name: str, at_once: bool = False) -> Iterator[None]:
+        """A phase, unless the run was asked to stop; one that changes nothing can be left at once. Raises Stopped."""
+        stop = self.terms.stop
+        stop.check()
+        with self.phases(name), stop.at_once() if at_once else contextlib.nullcontext():
+            yield
+
 
 def attempt(plan: Plan, terms: Terms) -> RunRecord:
     """Carry out a plan and leave its record in the folder, whatever happens.
@@ -134,54 +142,52 @@ def _recipe(run: Run) -> None:
     """
     from bench.evaluation import evaluate
 
-    plan, method, record, phases, meters = run.plan, run.method, run.record, run.phases, run.meters
+    plan, method, record, meters = run.plan, run.method, run.record, run.meters
     settings, task, team = plan.settings, plan.task, run.terms.team
     earlier = earlier_work(run)
 
-    with phases("load"):
+    with run.phase("load"):
         seed_everything(settings.seed, "head")
         base = backbone.fresh(settings.model, task.kind, task.outputs)
         record.model_sha256 = backbone.weights_sha256(settings.model)
 
-    with phases("encode"):
+    with run.phase("encode"):
         train_examples, reported = _encoded_splits(plan)
         _note_data(run, train_examples)
 
-    with phases(MEASURE):
+    with run.phase(MEASURE, at_once=True):
         meters.pretrained(base, train_examples)
 
-    with phases("attach"):
+    with run.phase("attach"):
         loop, runner = _attached(run, method, base, train_examples)
         _note_parameters(record, method)
 
-    with phases(MEASURE):
+    with run.phase(MEASURE, at_once=True):
         meters.before_training(loop, base, runner)
 
-    with phases("train"), meters.window("train"):
+    with run.phase("train"), meters.window("train"):
         seed_everything(settings.seed, "training" if team.is_first else f"training of process {team.rank}")
         ResumableTraining(run, loop).run(earlier)
 
-    with phases("save"):
-        if team.is_first:
-            method.save(run.terms.folder / "adapter")
-            stored = (run.terms.folder / "adapter").glob("*.safetensors")
-            record.stored_bytes = sum(file.stat().st_size for file in stored)
+    with run.phase("save"):
+        _save(run)
 
-    batch_size = settings.hardware.evaluation_batch_size
-    evaluate_now = functools.partial(evaluate, task, base, reported, batch_size, runner, team)
-    if task.scored_form == "trained":
+    batch_size, answering = settings.hardware.evaluation_batch_size, meters.answering
+    evaluate_now = functools.partial(evaluate, task, base, reported, batch_size, runner, answering)
+    if record.scored_form == "trained":
         scored = _scored(run, evaluate_now, reported)
 
-    with phases(MEASURE):
+    with run.phase(MEASURE, at_once=True):
         meters.trained_form(base, reported, runner)
 
-    with phases("merge"):
-        method.finish()
+    with run.phase("merge"):
+        if not settings.hardware.split:
+            method.finish()
 
-    if task.scored_form == "inference":
+    if record.scored_form == "inference":
         scored = _scored(run, evaluate_now, reported)
 
-    with phases(MEASURE):
+    with run.phase(MEASURE, at_once=True):
         meters.inference_form(method, reported, scored, evaluate_now, runner)
         meters.machine()
         meters.largest_batch(functools.partial(_another_loop, run, train_examples))
@@ -191,9 +197,19 @@ def _recipe(run: Run) -> None:
     run.follower.finish(record)
 
 
+def _save(run: Run) -> None:
+    """The trained form, by the first process; the others lend their parts of what is split."""
+    method, folder = run.method, run.terms.folder / "adapter"
+    if run.terms.team.is_first:
+        method.save(folder)
+        run.record.stored_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    elif run.plan.settings.hardware.split:
+        method.stored_tensors()
+
+
 def _scored(run: Run, evaluate_now: Callable[[], Evaluation], reported: Mapping[str, Examples]) -> Evaluation:
     """The run's score, with the predictions behind it."""
-    with run.phases("evaluate"), run.meters.window("evaluate"):
+    with run.phase("evaluate", at_once=True), run.meters.window("evaluate"):
         scored = evaluate_now()
         _note_scores(run.record, scored)
         if run.terms.team.is_first:
@@ -225,6 +241,7 @@ def _attached(
         settings.seed,
         run.terms.micro_batch_size,
         run.terms.team,
+        settings.hardware.split,
     )
     return loop, runner
 

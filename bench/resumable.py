@@ -56,7 +56,6 @@ class ResumableTraining:
                 display(run.terms.console, title, loop.steps) as show,
                 self._curve.written(show),
                 watched(self._pulse, limit, self._last_words),
-                run.terms.stop.deferred(),
             ):
                 record.final_train_loss = loop.run(self._clock, self._curve.add, on_step=self._between_steps)
             self._check_processes_agree()

@@ -112,6 +112,9 @@ class HardwareSettings:
     precision: str = "auto"
     processes: int = 1
     machines: int = 1
+    split: bool = False
+    """Whether the processes hold a part of the frozen weights each (FSDP2), for models that do not fit on one device;
+    such a run is scored in its trained form and by its own meters only."""
     step_timeout_minutes: float | None = 60.0
     """A run in which no optimizer step ends for so long has failed; null waits for ever."""
     per_device_batch_size: int | None = None

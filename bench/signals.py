@@ -1,7 +1,8 @@
 """Requests to stop: Ctrl-C, SIGTERM, and the signals by which clusters announce preemption and time limits.
 
-While a run trains, a request waits for the end of the optimizer step, so that the run can write a checkpoint; at other
-times it takes effect at once. A second Ctrl-C never waits.
+A request waits until the run looks: between its phases, and after every optimizer step, when it can write a checkpoint.
+An exception at any other moment could leave a library half imported or a file half written. Only long phases that
+change nothing, such as an evaluation, are left at once; and a second Ctrl-C never waits.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._deferring = False
+        self._at_once = False
 
     def check(self) -> None:
         """Raise Stopped if a request is waiting."""
@@ -36,19 +37,20 @@ class StopRequest:
             raise Stopped(self.number)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Requests wait for `check` while the block runs."""
-        self._deferring = True
+    def at_once(self) -> Iterator[None]:
+        """Requests do not wait for `check` while the block runs."""
+        self.check()
+        self._at_once = True
         try:
             yield
         finally:
-            self._deferring = False
+            self._at_once = False
 
     def receive(self, number: int, _frame: FrameType | None = None) -> None:
         """Handle a signal."""
         again = self.number == number == signal.SIGINT
         self.number = number
-        if again or not self._deferring:
+        if again or self._at_once:
             raise Stopped(number)
 
 

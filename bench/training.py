@@ -16,6 +16,7 @@ from bench.batching import micro_batches, training_order
 from bench.errors import Diverged
 from bench.measure.throughput import StepClock
 from bench.randomness import generator, random_state, set_random_state
+from bench.shards import like, whole
 from bench.team import ALONE, Team
 
 if TYPE_CHECKING:
@@ -98,14 +99,17 @@ class TrainingLoop:
         seed: int,
         micro_batch_size: int | None = None,
         team: Team = ALONE,
+        splits: bool = False,
     ) -> None:
         import torch
         from transformers import get_scheduler
 
+        if splits:
+            distributed.split(method, accelerator)
         groups = method.parameter_groups(settings.learning_rate, settings.weight_decay)
         optimizer = torch.optim.AdamW(groups, fused=True)
         example = examples.batch(np.arange(1))
-        self._model, self._optimizer = distributed.prepared(method, optimizer, accelerator, example)
+        self._model, self._optimizer = distributed.prepared(method, optimizer, accelerator, example, splits)
         warmup = math.ceil(settings.warmup_ratio * steps) if settings.warmup_steps is None else settings.warmup_steps
         self._schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, warmup, steps)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
@@ -115,6 +119,7 @@ class TrainingLoop:
         self._accelerator = accelerator
         self._micro_batch_size = micro_batch_size
         self._team = team
+        self._splits = splits
         self._order = _Order(examples, settings.batch_size, steps, seed)
         self._losses: list[Tensor] = []
         self._unlogged_samples = 0
@@ -176,6 +181,8 @@ class TrainingLoop:
             losses.append(task_loss.detach() * weight)
             tokens += batch.tokens if weight else 0
             shapes.append(batch.shape)
+        if self._splits:
+            distributed.average_gradients(self._parameters, self._team.size)
         self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm)
         method.after_backward(self.step)
         self._optimizer.step()
@@ -231,7 +238,7 @@ class TrainingLoop:
 
     def fingerprint(self) -> dict[str, float]:
         """The sum of every tensor that trained, which is the same in all processes of a run if the tensors are."""
-        return {name: float(tensor.detach().double().sum()) for name, tensor in self._trained()}
+        return {name: float(whole(tensor.detach()).double().sum()) for name, tensor in self._trained()}
 
     def release(self) -> None:
         """Take Accelerate's wrapper off the model again."""
@@ -244,9 +251,9 @@ class TrainingLoop:
         model = self._method.backbone.model
         return {
             "step": self.step,
-            "parameters": {name: parameter.detach().clone() for name, parameter in self._trained()},
+            "parameters": {name: whole(parameter.detach()).clone() for name, parameter in self._trained()},
             "buffers": {name: buffer.clone() for name, buffer in model.named_buffers()},
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": whole(self._optimizer.state_dict()),
             "schedule": self._schedule.state_dict(),
             "method": self._method.state_dict(),
             "random": random_state(),
@@ -265,16 +272,28 @@ class TrainingLoop:
         with torch.no_grad():
             parameters = dict(model.named_parameters())
             for name, saved in state["parameters"].items():
-                parameters[name].copy_(saved)
+                parameters[name].copy_(like(saved, parameters[name]))
             for name, buffer in model.named_buffers():
                 buffer.copy_(state["buffers"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(self._split_as_here(state["optimizer"]))
         self._schedule.load_state_dict(state["schedule"])
         self._method.random.bit_generator.state = state["method_random"]
         set_random_state(state["random"])
         self._losses = list(state["losses"].to(self._accelerator.device))
         self._unlogged_samples, self.mean_loss = state["unlogged_samples"], state["mean_loss"]
         self.step = state["step"]
+
+    def _split_as_here(self, state: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state of whole tensors, split as the parameters are."""
+        numbered = dict(enumerate(self._parameters))
+        moments = {
+            number: {
+                name: like(value, numbered[number]) if hasattr(value, "shape") else value
+                for name, value in values.items()
+            }
+            for number, values in state["state"].items()
+        }
+        return state | {"state": moments}
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What the optimizer changes, and what trains now: a method may switch between the two."""

@@ -121,6 +121,8 @@ def validate(config: DictConfig, defaults: Mapping[str, Mapping[str, Any]]) -> R
             f"hardware.slurm.signal_delay_seconds={slurm.signal_delay_seconds} leaves nothing of "
             f"hardware.slurm.time_minutes={slurm.time_minutes}."
         )
+    if settings.hardware.split and processes == 1:
+        raise SettingsError("hardware.split=true needs more than one process (hardware.processes, hardware.machines).")
     return settings
 
 

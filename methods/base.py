@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.kinds import KINDS
+from bench.shards import whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -115,8 +116,8 @@ class Method:
         """Take back what `state_dict` gave."""
 
     def stored_tensors(self) -> dict[str, Tensor]:
-        """What a saved adapter holds: the trainable tensors, by name."""
-        return {name: parameter.detach() for name, parameter in trainable(self.backbone.model)}
+        """What a saved adapter holds: the trainable tensors, by name; put together where they are split."""
+        return {name: whole(parameter.detach()) for name, parameter in trainable(self.backbone.model)}
 
     def save(self, folder: Path) -> None:
         """Write the trained form to `folder`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
 from bench import checkpoint
 from bench.launch import _is_failure
@@ -77,6 +78,38 @@ def test_two_processes_give_the_losses_and_the_answers_of_one(calm_bert: Path, t
     assert record_two.peak_memory_bytes is not None
     assert record_two.total_peak_memory_bytes is not None
     assert record_two.peak_memory_bytes < record_two.total_peak_memory_bytes <= 2 * record_two.peak_memory_bytes
+
+
+@pytest.mark.parametrize("method", ["adalora", "full"])
+def test_a_split_model_gives_the_losses_and_the_answers_of_a_whole_one(
+    method: str, calm_bert: Path, tmp_path: Path
+) -> None:
+    """FSDP2, with what trains held whole, and with everything split; also after an interruption."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    few = [f"method={method}", "training.checkpoint_steps=5"]
+    assert run_in(whole, *settings(calm_bert, 1, *few)).returncode == 0
+    process = started(parts, *settings(calm_bert, 2, "hardware.split=true", *few))
+    waited_for(lambda: checkpoints(parts), process)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    done = run_in(parts, *settings(calm_bert, 2, "hardware.split=true", *few))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "goes on from step" in done.stdout
+    np.testing.assert_allclose(losses(parts), losses(whole), rtol=TOLERANCE)
+    (run, record), (split_run, split_record) = the_record(whole), the_record(parts)
+    answers, split_answers = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, split_run))
+    assert list(answers["prediction"]) == list(split_answers["prediction"])
+    assert split_record.trainable_parameters == record.trainable_parameters
+    assert split_record.total_parameters == record.total_parameters
+    assert split_record.trained_form_bytes is not None
+    assert record.trained_form_bytes is not None
+    assert split_record.trained_form_bytes < 0.75 * record.trained_form_bytes, "each process holds its part"
+    adapters = [load_file(folder / "adapter/adapter.safetensors") for folder in (run, split_run)]
+    for name, tensor in adapters[0].items():
+        np.testing.assert_allclose(tensor, adapters[1][name], atol=1e-4)
 
 
 def test_every_meter_serves_two_processes(tiny_bert: Path, tmp_path: Path) -> None:

@@ -192,9 +192,7 @@ def test_the_claim_of_a_process_on_another_machine_holds_until_its_heartbeat_is_
     assert not working_folder(final).exists()
 
 
-def test_a_process_that_lost_its_claim_puts_no_record_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_lost_its_claim_puts_no_record_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after minutes in which it was stopped and another process took the run over."""
     from bench import workspace
 

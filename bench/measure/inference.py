@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.evaluation import head_outputs
 from bench.measure.throughput import percentile
+from bench.shards import local
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -84,4 +85,5 @@ def fingerprint(model: nn.Module) -> list[tuple[str, ...]]:
 
 
 def _content(torch: Any, tensor: Any) -> str:
-    return str(torch.hash_tensor(tensor.detach()).item()) if tensor.numel() else ""
+    held = local(tensor.detach())
+    return str(torch.hash_tensor(held).item()) if held.numel() else ""

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bench.shards import local
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -92,4 +94,4 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 
 def _dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    return (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,)
+    return (tensor._indices(), tensor._values()) if tensor.is_sparse else (local(tensor),)

@@ -87,8 +87,14 @@ class Meters:
         self._fingerprint: list[tuple[str, ...]] = []
         self._trained_outputs: dict[str, NDArray[np.float32]] = {}
         self._kind = KINDS[plan.task.kind]
+        self.answering = ALONE if plan.settings.hardware.split else team
+        """Who shares the examples of an evaluation: where weights are split, all processes go through all of them."""
+        self._out_of_place: dict[str, str] = {}
         if self._kind.reads_images:
-            self._failures["forgetting"] = "the passages are text, and this backbone reads images"
+            self._out_of_place["forgetting"] = "the passages are text, and this backbone reads images"
+        if plan.settings.hardware.split:
+            reason = "the weights are split over the processes"
+            self._out_of_place |= dict.fromkeys(("memory", "compute", "forgetting", "sweep_batch"), reason)
 
     def start(self) -> None:
         """Find the energy counters."""
@@ -133,8 +139,7 @@ class Meters:
 
         self._attempt("memory", memory)
         self._attempt("compute", compute)
-        if not self._kind.reads_images:
-            self._attempt("forgetting", forgetting_at_start)
+        self._attempt("forgetting", forgetting_at_start)
 
     @contextlib.contextmanager
     def window(self, name: str) -> Iterator[None]:
@@ -193,7 +198,7 @@ class Meters:
             self._fingerprint = inference.fingerprint(backbone.model)
             if record.scored_form == "inference":
                 self._trained_outputs = answers_of(
-                    backbone, reported, self._plan.settings.hardware.evaluation_batch_size, runner, self._team
+                    backbone, reported, self._plan.settings.hardware.evaluation_batch_size, runner, self.answering
                 )
             self._latency = inference.latency(backbone.model, examples, runner.device, runner.autocast())
             record.trained_latency_seconds_median = self._latency.median
@@ -205,8 +210,7 @@ class Meters:
             record.language_loss_rise = found.language_loss_rise
 
         self._attempt("inference", latency)
-        if not self._kind.reads_images:
-            self._attempt("forgetting", forgetting_at_end)
+        self._attempt("forgetting", forgetting_at_end)
 
     def inference_form(
         self,
@@ -320,7 +324,7 @@ class Meters:
             return self._energy.reason
         status = self._record.status
         unknown = "this machine does not tell" if status == "complete" else f"the run was {status} before it"
-        return self._failures.get(meter, unknown)
+        return self._out_of_place.get(meter) or self._failures.get(meter, unknown)
 
     def _remembered(self, form: str, count: Callable[[], FlopsByShape]) -> FlopsByShape:
         """Counted once per process for one form of this method on this model: FLOPs do not depend on the seed."""
@@ -362,7 +366,7 @@ class Meters:
 
     def _attempt(self, meter: str, measure: Callable[[], None]) -> None:
         """Run a meter that is switched on; an error becomes the reason of its columns."""
-        if not getattr(self._settings, meter):
+        if meter in self._out_of_place or not getattr(self._settings, meter):
             return
         try:
             measure()
