@@ -85,5 +85,7 @@ def closed(record: RunRecord, folder: Path) -> None:
         record.hardware = provenance.machine(record.device)
     record.hostname = provenance.hostname()
     record.finished_at = provenance.now()
+    if record.error is None:
+        traceback_file(folder).unlink(missing_ok=True)  # of an earlier process that was interrupted
     (folder / "config.yaml").write_text(yaml.safe_dump(record.settings, sort_keys=False))
     write_json(folder / RECORD_FILE, plain(record))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench import provenance
 from bench.bookkeeping import closed, note_failure, traceback_file
 from bench.checkpoint import Checkpoints
+from bench.files import replacing
 from bench.measure import derived
 from bench.measure.phases import MEASURE
 from bench.measure.throughput import StepClock
@@ -97,7 +98,7 @@ class ResumableTraining:
                 "loop": state,
                 "processes": self._team.size,
                 "clock": self._clock.state_dict(),
-                "curve": {"losses": list(self._curve.losses), "seconds": list(self._curve.seconds)},
+                "curve": [asdict(point) for point in self._curve.points],
                 "phases": run.phases.state_dict(),
                 "first_step_seconds": self._first_step_seconds(),
                 "meters": run.meters.state_dict(),
@@ -114,7 +115,7 @@ class ResumableTraining:
         state["random"] = state["random"][self._team.rank]
         self._loop.load_state_dict(state)
         self._clock.load_state_dict(earlier["clock"])
-        self._curve.load(**earlier["curve"])
+        self._curve.load(earlier["curve"])
         run.phases.load_state_dict(earlier["phases"])
         run.record.first_step_seconds = earlier["first_step_seconds"]
         run.meters.load_state_dict(earlier["meters"])
@@ -149,15 +150,26 @@ class _Curve:
     """The training curve, on its way to file, tracker and screen."""
 
     def __init__(self, run: Run) -> None:
-        self.losses: list[float] = []
-        self.seconds: list[float] = []
+        self.points: list[LogPoint] = []
         self._run = run
         self._file: Any = None
         self._show: Callable[[LogPoint], None]
 
-    def load(self, losses: list[float], seconds: list[float]) -> None:
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every point."""
+        return [point.loss for point in self.points]
+
+    @property
+    def seconds(self) -> list[float]:
+        """The time of every point."""
+        return [point.seconds for point in self.points]
+
+    def load(self, points: list[dict[str, Any]]) -> None:
         """Go on after these points."""
-        self.losses, self.seconds = list(losses), list(seconds)
+        from bench.training import LogPoint
+
+        self.points = [LogPoint(**point) for point in points]
 
     @contextlib.contextmanager
     def written(self, show: Callable[[LogPoint], None]) -> Iterator[None]:
@@ -167,19 +179,22 @@ class _Curve:
         if not self._run.terms.team.is_first:
             yield
             return
-        kept = path.read_text().splitlines(keepends=True)[: len(self.losses)] if path.exists() else []
-        with path.open("w", 1, "utf-8") as self._file:
-            self._file.writelines(kept)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(map(_line, self.points)), "utf-8")
+        with path.open("a", 1, "utf-8") as self._file:
             yield
 
     def add(self, point: LogPoint) -> None:
         """Take the next point."""
-        self.losses.append(point.loss)
-        self.seconds.append(point.seconds)
+        self.points.append(point)
         if self._run.terms.team.is_first:
-            self._file.write(json.dumps(asdict(point)) + "\n")
+            self._file.write(_line(point))
             self._run.follower.log(point)
             self._show(point)
+
+
+def _line(point: LogPoint) -> str:
+    return json.dumps(asdict(point)) + "\n"
 
 
 def earlier_work(run: Run) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from bench import settings, status, sweep, validation
+from bench import settings, status, sweep, validation, workspace
 from bench.errors import SettingsError, UserError, one_line
 from bench.planning import Names, Plan, plan
 from bench.record import RunRecord
@@ -108,6 +108,7 @@ def carry_out_all(plans: Sequence[Plan], console: Console) -> int:
     codes, held = [], []
     for todo in plans:
         if todo.finished is not None:
+            workspace.tidy(todo.folder)
             continue
         try:
             codes.append(carry_out(todo, console, wait=False))

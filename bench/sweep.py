@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bench import provenance, validation
-from bench.errors import UserError, one_line
+from bench.errors import StorageError, UserError, one_line
 from bench.files import write_json
 from bench.identity import ID_LENGTH, digest
 from bench.planning import Names, Plan, plan
@@ -47,7 +47,6 @@ class Sweep:
     def write(self) -> Path:
         """Write down which runs the sweep has; returns the file."""
         path = self.results / FOLDER / f"{self.id}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         runs = [
             {
                 "run_id": todo.run_id,
@@ -57,7 +56,11 @@ class Sweep:
             }
             for todo in self.plans
         ]
-        write_json(path, {"id": self.id, "command": sys.argv[1:], "started_at": provenance.now(), "runs": runs})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"id": self.id, "command": sys.argv[1:], "started_at": provenance.now(), "runs": runs})
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {one_line(error)}.") from error
         return path
 
 

@@ -93,10 +93,10 @@ def claimed(final: Path, wait: bool = False) -> Iterator[Workspace]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     lease = SoftFileLease(lock_file(final), lease_duration=LEASE_SECONDS, poll_interval=POLL_SECONDS)
-    try:
-        lease.acquire(timeout=-1 if wait else 0)
-    except Timeout as error:
-        raise Held(f"another process ({owner(final)}) is at work on this run") from error
+    while not _acquired(lease, final):
+        if not wait:
+            raise Held(f"another process ({owner(final)}) is at work on this run")
+        time.sleep(POLL_SECONDS)
     folder = working_folder(final)
     try:
         folder.mkdir(exist_ok=True)
@@ -105,6 +105,31 @@ def claimed(final: Path, wait: bool = False) -> Iterator[Workspace]:
         with contextlib.suppress(OSError):
             folder.rmdir()  # where nothing was written
         lease.release()
+
+
+def _acquired(lease: SoftFileLease, final: Path) -> bool:
+    """Whether the claim could be laid just now."""
+    _drop_nameless_claim(lock_file(final))
+    try:
+        lease.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def _drop_nameless_claim(lock: Path) -> None:
+    """Remove a claim that lost its text when its owner's machine died; nobody could tell whether its owner lives."""
+    with contextlib.suppress(OSError):
+        found = lock.stat()
+        if found.st_size == 0 and time.time() - found.st_mtime > LEASE_SECONDS:
+            lock.unlink()
+
+
+def tidy(final: Path) -> None:
+    """Remove what a process left that died right after its run had ended."""
+    if lock_file(final).exists() or working_folder(final).exists():
+        with contextlib.suppress(Held, OSError), claimed(final):
+            pass
 
 
 def working_folder(final: Path) -> Path:

@@ -62,6 +62,13 @@ def checkpoints(folder: Path) -> list[Path]:
     return list(folder.rglob(checkpoint.FILE))
 
 
+def killed_after_a_checkpoint(folder: Path, settings: list[str]) -> None:
+    process = started(folder, *settings)
+    waited_for(lambda: checkpoints(folder), process)
+    process.kill()
+    process.communicate()
+
+
 def outcome(folder: Path) -> tuple[bytes, pd.DataFrame, RunRecord]:
     """What a run leaves that does not depend on how fast it was."""
     run, record = the_record(folder)
@@ -90,10 +97,7 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(
     undisturbed: tuple[bytes, pd.DataFrame, RunRecord], tiny_bert: Path, tmp_path: Path
 ) -> None:
     settings = arguments(tiny_bert, "training.checkpoint_steps=7")
-    process = started(tmp_path, *settings)
-    waited_for(lambda: checkpoints(tmp_path), process)
-    process.kill()
-    process.communicate()
+    killed_after_a_checkpoint(tmp_path, settings)
     done = run_in(tmp_path, *settings)
     assert done.returncode == 0, done.stderr
     assert "goes on from step" in done.stdout
@@ -105,6 +109,20 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(
     assert len(history) == STEPS // 10, "no point of the curve is lost or there twice"
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name], "nothing else is left"
     assert not {checkpoint.FILE, PROGRESS_FILE} & {path.name for path in folder.iterdir()}
+
+
+def test_a_run_that_was_killed_after_its_training_does_not_train_again(
+    undisturbed: tuple[bytes, pd.DataFrame, RunRecord], tiny_bert: Path, tmp_path: Path
+) -> None:
+    settings = arguments(tiny_bert, f"training.checkpoint_steps={STEPS}")
+    killed_after_a_checkpoint(tmp_path, settings)
+    done = run_in(tmp_path, *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"goes on from step {STEPS} of {STEPS}" in done.stdout
+    assert_the_same(outcome(tmp_path), undisturbed, tiny_bert)
+    _, record = the_record(tmp_path)
+    assert record.train_samples_per_second is not None
+    assert record.first_step_seconds is not None
 
 
 def test_a_run_stops_for_every_signal_with_a_checkpoint_and_goes_on(
@@ -146,10 +164,7 @@ def test_a_checkpoint_that_cannot_be_read_is_said_and_the_run_starts_anew(
     undisturbed: tuple[bytes, pd.DataFrame, RunRecord], tiny_bert: Path, tmp_path: Path
 ) -> None:
     settings = arguments(tiny_bert, "training.checkpoint_steps=7")
-    process = started(tmp_path, *settings)
-    waited_for(lambda: checkpoints(tmp_path), process)
-    process.kill()
-    process.communicate()
+    killed_after_a_checkpoint(tmp_path, settings)
     with checkpoints(tmp_path)[0].open("r+b") as file:
         file.truncate(1000)
     done = run_in(tmp_path, *settings)
@@ -190,6 +205,32 @@ def test_the_claim_of_a_process_on_another_machine_holds_until_its_heartbeat_is_
     with workspace.claimed(final, wait=True):
         assert 1.5 < time.monotonic() - start < 10
     assert not working_folder(final).exists()
+
+
+def test_a_claim_that_lost_its_text_with_its_machine_holds_as_long_as_a_heartbeat(tmp_path: Path) -> None:
+    from bench import workspace
+
+    final = tmp_path / "run"
+    lock_file(final).touch()
+    with pytest.raises(workspace.Held), workspace.claimed(final):
+        pass
+    long_ago = time.time() - workspace.LEASE_SECONDS - 1
+    os.utime(lock_file(final), (long_ago, long_ago))
+    with workspace.claimed(final):
+        pass
+    assert not lock_file(final).exists()
+
+
+def test_what_a_process_left_that_died_after_publishing_is_tidied_up(tiny_bert: Path, tmp_path: Path) -> None:
+    sweep = ["-m", *arguments(tiny_bert, "training.max_steps=2")]
+    assert run_in(tmp_path, *sweep).returncode == 0
+    folder, _ = the_record(tmp_path)
+    working_folder(folder).mkdir()
+    long_ago = time.time() - 3600
+    lock_file(folder).touch()
+    os.utime(lock_file(folder), (long_ago, long_ago))
+    assert run_in(tmp_path, *sweep).returncode == 0
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_process_that_lost_its_claim_puts_no_record_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,9 @@ def note_steps(record: RunRecord, clock: StepClock, run_started_at: float, measu
     """Steady-state throughput and step times, and the time to the first step."""
     record.train_steps, record.train_samples = clock.steps, clock.samples
     steady = clock.steady_state()
-    if steady is None or clock.first_step_at is None:
+    if steady is None:
         return
-    if record.first_step_seconds is None:  # else an earlier process of this run did its first step
+    if record.first_step_seconds is None and clock.first_step_at is not None:  # else an earlier process did that step
         record.first_step_seconds = clock.first_step_at - run_started_at - measure_seconds
     record.train_samples_per_second = steady.samples_per_second
     record.train_tokens_per_second = steady.tokens_per_second if steady.tokens else None
