@@ -48,6 +48,10 @@ def _on_this_machine(settings: HardwareSettings) -> Hardware:
     device = _default_device() if settings.device == "auto" else settings.device
     if device == "cuda" and cuda_capability() is None:
         raise SettingsError("hardware.device=cuda, but no CUDA device is visible on this machine.")
+    if device == "cuda" and settings.processes > cuda_devices():
+        raise SettingsError(
+            f"hardware.processes={settings.processes} need a GPU each; {cuda_devices()} are visible on this machine."
+        )
     if device == "mps" and not _is_apple_silicon():
         raise SettingsError("hardware.device=mps, but this is no Apple silicon machine.")
     precision = _default_precision(device) if settings.precision == "auto" else settings.precision
@@ -69,17 +73,31 @@ def in_job() -> bool:
 
 
 @functools.cache
-def cuda_capability() -> int | None:
-    """Major compute capability of the first visible CUDA device; None where there is none."""
+def cuda_devices() -> int:
+    """How many CUDA devices are visible."""
+    driver, count = _cuda_driver(), ctypes.c_int()
+    return count.value if driver is not None and not driver.cuDeviceGetCount(ctypes.byref(count)) else 0
+
+
+@functools.cache
+def _cuda_driver() -> ctypes.CDLL | None:
+    """NVIDIA's driver, ready for questions; None where there is none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
+    return None if driver.cuInit(0) else driver
+
+
+@functools.cache
+def cuda_capability() -> int | None:
+    """Major compute capability of the first visible CUDA device; None where there is none."""
+    driver = _cuda_driver()
+    if driver is None:
+        return None
     device, major = ctypes.c_int(), ctypes.c_int()
-    failed = (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(device), 0)
-        or driver.cuDeviceGetAttribute(ctypes.byref(major), COMPUTE_CAPABILITY_MAJOR, device)
+    failed = driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetAttribute(
+        ctypes.byref(major), COMPUTE_CAPABILITY_MAJOR, device
     )
     return None if failed else major.value
 

@@ -66,6 +66,10 @@ def _work(assignment: dict[str, Any], team: Team) -> RunRecord:
     settings = OmegaConf.to_object(merged)
     assert isinstance(settings, RunSettings)
     todo = plan(settings, Names(**assignment["names"]), assignment["overrides"])
+    if todo.hardware.device == "cuda":  # before anything else makes a context on the first GPU
+        import torch
+
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with signals.listening() as stop:
         terms = recipe.Terms(
             Path(assignment["folder"]),
