@@ -22,7 +22,7 @@ from bench.measure.phases import MEASURE, Phases
 from bench.planning import Plan, build
 from bench.randomness import generator, seed_everything
 from bench.record import RunRecord
-from bench.resumable import ResumableTraining, checkpoints_of, earlier_work
+from bench.resumable import HISTORY_FILE, ResumableTraining, checkpoints_of, earlier_work
 from bench.signals import Stopped, StopRequest
 from bench.team import Team
 from bench.tracker import NoTracker, Tracker, tracker
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tasks.base import Examples, Task
     from tasks.sources import Source
 
+ADAPTER_FOLDER, PREDICTIONS_FILE = "adapter", "predictions.parquet"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "evaluate", "pandas", "tasks.metrics.glue")
 
 
@@ -192,14 +193,23 @@ def _recipe(run: Run) -> None:
         meters.machine()
         meters.largest_batch(functools.partial(_another_loop, run, train_examples))
 
+    if team.is_first:
+        _check_files(run.terms.folder)
     record.status = "complete"
     meters.close()
     run.follower.finish(record)
 
 
+def _check_files(folder: Path) -> None:
+    """Raise FileNotFoundError if a file of the run has vanished, as when its folder was elsewhere for a while."""
+    for name in (ADAPTER_FOLDER, HISTORY_FILE, PREDICTIONS_FILE):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder / name} has vanished; the folder was not there all the time")
+
+
 def _save(run: Run) -> None:
     """The trained form, by the first process; the others lend their parts of what is split."""
-    method, folder = run.method, run.terms.folder / "adapter"
+    method, folder = run.method, run.terms.folder / ADAPTER_FOLDER
     if run.terms.team.is_first:
         method.save(folder)
         run.record.stored_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -320,4 +330,4 @@ def _write_predictions(scored: Evaluation, reported: Mapping[str, Examples], fol
         )
         for split, examples in reported.items()
     ]
-    pd.concat(frames, ignore_index=True).to_parquet(folder / "predictions.parquet", index=False)
+    pd.concat(frames, ignore_index=True).to_parquet(folder / PREDICTIONS_FILE, index=False)

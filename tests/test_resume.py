@@ -311,6 +311,25 @@ def test_a_truncated_record_is_set_aside_and_the_run_done_again(sample: RunComma
     assert read_record(folder).score == record.score
 
 
+def test_a_run_whose_folder_was_elsewhere_for_a_while_is_not_complete_without_its_files(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    """What it wrote meanwhile went into a folder that it made anew."""
+    settings = arguments(tiny_bert, "budget.evaluation_examples=null", "measure=standard", "data=sample")
+    process = started(tmp_path, *settings)
+    waited_for(lambda: list(tmp_path.rglob("history.jsonl")), process)
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    results.rename(elsewhere)
+    waited_for(lambda: list(results.rglob("*.safetensors")), process)
+    results.rename(tmp_path / "impostor")
+    elsewhere.rename(results)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert "has vanished" in said
+    assert run_in(tmp_path, *settings).returncode == 0
+    assert [record.status for record in records(results).values()].count("complete") == 1
+
+
 def test_a_full_disk_fails_one_run_and_loses_nothing(tiny_bert: Path, tmp_path: Path) -> None:
     """The file size limit stands for the disk: what exceeds it cannot be written."""
     shutil.copytree(tiny_bert, tmp_path / "model")
