@@ -75,7 +75,7 @@ class Count:
 
     def __call__(self) -> None:
         try:
-            with listening() as request, request.deferred():
+            with listening() as request:
                 for step in range(len(self._done()), self.steps):
                     time.sleep(0.1)
                     request.check()
