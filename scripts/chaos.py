@@ -91,6 +91,8 @@ def soak(folder: Path, overrides: Sequence[str], kills: int, seed: int, deadline
             storm.pass_over(kills)
         except Stuck as stuck:
             storm.tally.faults.append(f"stuck: {stuck}")
+        except KeyboardInterrupt:
+            storm.tally.faults.append("the soak was interrupted")
     report(storm.tally, time.monotonic() - started - seconds)
     return 1 if storm.tally.faults else 0
 
