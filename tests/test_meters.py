@@ -238,7 +238,8 @@ def test_a_failing_meter_is_a_reason_and_no_failure(monkeypatch: pytest.MonkeyPa
         run_id="0", method="m", model="m", task="t", seed=0, budget="b", data_source="s", precision="fp32", device="cpu"
     )
     meters = Meters.__new__(Meters)
-    meters._settings, meters._record, meters._failures, meters._energy = Switches(), record, {}, None  # type: ignore[assignment]
+    meters._settings, meters._record, meters._energy = Switches(), record, None  # type: ignore[assignment]
+    meters._failures, meters._out_of_place = {}, {}
     meters._attempt("memory", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     assert meters._reason("memory") == "ZeroDivisionError: division by zero"
 
