@@ -20,7 +20,7 @@ from bench.measure import memory_causes, parameters
 from bench.measure.meters import Meters
 from bench.measure.phases import MEASURE, Phases
 from bench.planning import Plan, build
-from bench.randomness import generator, seed_everything
+from bench.randomness import seed_everything, stream_seed
 from bench.record import RunRecord
 from bench.resumable import HISTORY_FILE, ResumableTraining, checkpoints_of, earlier_work
 from bench.signals import Stopped, StopRequest
@@ -170,6 +170,8 @@ def _recipe(run: Run) -> None:
         seed_everything(settings.seed, "training" if team.is_first else f"training of process {team.rank}")
         ResumableTraining(run, loop).run(earlier)
 
+    record.final_trainable_parameters = parameters.count(base.model, base.anatomy).trainable
+    record.method_report = method.report()
     with run.phase("save"):
         _save(run)
 
@@ -177,6 +179,10 @@ def _recipe(run: Run) -> None:
     evaluate_now = functools.partial(evaluate, task, base, reported, batch_size, runner, answering)
     if record.scored_form == "trained":
         scored = _scored(run, evaluate_now, reported)
+
+    if method.forms:
+        with run.phase("evaluate_forms", at_once=True):
+            record.form_scores = _form_scores(method, evaluate_now)
 
     with run.phase(MEASURE, at_once=True):
         meters.trained_form(base, reported, runner)
@@ -227,6 +233,15 @@ def _scored(run: Run, evaluate_now: Callable[[], Evaluation], reported: Mapping[
     return scored
 
 
+def _form_scores(method: Method, evaluate_now: Callable[[], Evaluation]) -> dict[str, float]:
+    """The headline metric of every other form of the trained method."""
+    scores = {}
+    for name in method.forms:
+        with method.form(name):
+            scores[name] = evaluate_now().scores.score
+    return scores
+
+
 def _attached(
     run: Run, method: Method, base: backbone.Backbone, examples: Examples
 ) -> tuple[TrainingLoop, Accelerator]:
@@ -238,7 +253,7 @@ def _attached(
     steps = total_steps(settings.training, len(examples))
     seed_everything(settings.seed, "method")
     method.attach(base, steps)
-    method.random = generator(settings.seed, "decisions")
+    method.seed = stream_seed(settings.seed, "decisions")
     use_fast_dropout(base.model)
     store_frozen_in(base.model, plan.hardware.precision)
     runner = accelerator(plan.hardware.device, plan.hardware.precision)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def column(meaning: str, formula: str | None = None, default: Any = None, meter: str | None = None) -> Any:
@@ -52,6 +52,10 @@ class RunRecord:
     )
     metrics: dict[str, float | None] = column("All metrics of the task as its benchmark defines them.", default={})
     inference_score: float | None = column("The headline metric of the inference form, in percent.", meter="inference")
+    form_scores: dict[str, float] = column(
+        "The headline metric, in percent, of other forms that the trained method has, such as DyLoRA's lower ranks.",
+        default={},
+    )
     evaluation_examples: int | None = column("Number of examples evaluated, diagnostic sets included.")
     dropped_train_examples: int | None = column("Training examples left out because they exceed `training.max_length`.")
     data_subset: str | None = column(
@@ -77,6 +81,12 @@ class RunRecord:
 
     # Parameters and size
     trainable_parameters: int | None = column("Parameters that the method trains, the task head apart.")
+    final_trainable_parameters: int | None = column(
+        "The same after the last step: a method may add parameters while it trains, or retire some."
+    )
+    method_report: dict[str, Any] = column(
+        "What the method decided while it trained, beside its weights: ranks, densities, shares of masks.", default={}
+    )
     trainable_percent: float | None = column(
         "Share of the trained form's parameters that the method trains.",
         "100 * trainable_parameters / total_parameters",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from bench.batching import micro_batches, training_order
 from bench.errors import Diverged
 from bench.measure.throughput import StepClock
 from bench.randomness import generator, random_state, set_random_state
+from bench.schedule import Schedule
 from bench.shards import like, whole
 from bench.team import ALONE, Team
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from methods.base import Method
     from tasks.base import Examples
     from tasks.batch import Batch
-
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True)
@@ -102,17 +101,16 @@ class TrainingLoop:
         splits: bool = False,
     ) -> None:
         import torch
-        from transformers import get_scheduler
 
+        method.prepare(functools.partial(_drawn, method, examples, settings.batch_size, seed, accelerator.device))
         if splits:
             distributed.split(method, accelerator)
         groups = method.parameter_groups(settings.learning_rate, settings.weight_decay)
-        optimizer = torch.optim.AdamW(groups, fused=True)
+        method.optimizer = torch.optim.AdamW(groups, fused=True)
         example = examples.batch(np.arange(1))
-        self._model, self._optimizer = distributed.prepared(method, optimizer, accelerator, example, splits)
-        warmup = math.ceil(settings.warmup_ratio * steps) if settings.warmup_steps is None else settings.warmup_steps
-        self._schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, warmup, steps)
-        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._model, self._optimizer = distributed.prepared(method, method.optimizer, accelerator, example, splits)
+        self._schedule = Schedule.of_run(settings, steps)
+        self._averaged_by_wrapper = set() if splits else {id(parameter) for parameter in self._parameters}
         self._method = method
         self._examples = examples
         self._settings = settings
@@ -181,12 +179,13 @@ class TrainingLoop:
             losses.append(task_loss.detach() * weight)
             tokens += batch.tokens if weight else 0
             shapes.append(batch.shape)
-        if self._splits:
-            distributed.average_gradients(self._parameters, self._team.size)
+        if self._team.size > 1:
+            left = [tensor for tensor in self._parameters if id(tensor) not in self._averaged_by_wrapper]
+            distributed.average_gradients(left, self._team.size)
         self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm)
         method.after_backward(self.step)
+        self._schedule.set_rates(self._optimizer, self.step)
         self._optimizer.step()
-        self._schedule.step()
         method.after_step(self.step)
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -204,7 +203,12 @@ class TrainingLoop:
         return [(part, len(part) / len(indices)) for part in micro_batches(own, self._micro_batch_size)]
 
     def _learning_rate(self) -> float:
-        return float(self._schedule.get_last_lr()[0])
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        """What the optimizer trains now."""
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
     def longest_batch(self) -> Batch:
         """The forward pass of this run that is padded to the greatest length, on the device."""
@@ -254,10 +258,8 @@ class TrainingLoop:
             "parameters": {name: whole(parameter.detach()).clone() for name, parameter in self._trained()},
             "buffers": {name: buffer.clone() for name, buffer in model.named_buffers()},
             "optimizer": whole(self._optimizer.state_dict()),
-            "schedule": self._schedule.state_dict(),
             "method": self._method.state_dict(),
             "random": random_state(),
-            "method_random": self._method.random.bit_generator.state,
             "losses": torch.stack(self._losses) if self._losses else torch.empty(0),
             "unlogged_samples": self._unlogged_samples,
             "mean_loss": self.mean_loss,
@@ -276,8 +278,6 @@ class TrainingLoop:
             for name, buffer in model.named_buffers():
                 buffer.copy_(state["buffers"][name])
         self._optimizer.load_state_dict(self._split_as_here(state["optimizer"]))
-        self._schedule.load_state_dict(state["schedule"])
-        self._method.random.bit_generator.state = state["method_random"]
         set_random_state(state["random"])
         self._losses = list(state["losses"].to(self._accelerator.device))
         self._unlogged_samples, self.mean_loss = state["unlogged_samples"], state["mean_loss"]
@@ -296,10 +296,21 @@ class TrainingLoop:
         return state | {"state": moments}
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What the optimizer changes, and what trains now: a method may switch between the two."""
+        """What the optimizer changes, and what the method holds: it may switch tensors on and off."""
         optimised = {id(parameter) for parameter in self._parameters}
+        own = dict(self._method.own_parameters())
         named = self._method.backbone.model.named_parameters()
-        return ((name, tensor) for name, tensor in named if tensor.requires_grad or id(tensor) in optimised)
+        return ((name, tensor) for name, tensor in named if name in own or id(tensor) in optimised)
+
+
+def _drawn(
+    method: Method, examples: Examples, batch_size: int, seed: int, device: torch.device, count: int
+) -> Iterator[Mapping[str, Tensor]]:
+    """Model inputs of `count` random training examples, in batches, with the method's model on their device."""
+    method.backbone.model.to(device)
+    chosen = generator(seed, "preparation").permutation(len(examples))[:count]
+    for start in range(0, len(chosen), batch_size):
+        yield examples.batch(np.sort(chosen[start : start + batch_size])).on(device).inputs
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
-from methods.base import Method
+from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.anatomy import Anatomy, Part
+    from bench.anatomy import Part
     from bench.backbone import Backbone
     from methods.parts.svd_linear import SVDLinear
 
@@ -84,7 +84,7 @@ class Schedule:
         return int(final + (initial - final) * remaining**3)
 
 
-class AdaLora(Method):
+class AdaLora(LinearMethod):
     """Low-rank updates whose ranks are allotted by importance under a shrinking budget.
 
     `rank` is the average rank at the end, `initial_rank` the rank at the start (None: 1.5 times `rank`, rounded up,
@@ -92,7 +92,6 @@ class AdaLora(Method):
     schedule's settings see `Schedule`.
     """
 
-    mergeable = True
     paper = "Zhang et al. 2023, arXiv:2303.10512"
 
     def __init__(
@@ -110,35 +109,45 @@ class AdaLora(Method):
         final_warmup: int | None = None,
         mask_interval: int | None = None,
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, targets)
         self.rank = rank
         self.initial_rank = math.ceil(INITIAL_PER_FINAL_RANK * rank) if initial_rank is None else initial_rank
         self.alpha = alpha
         self.dropout = dropout
-        self.targets = [targets] if isinstance(targets, str) else list(targets)
         self.orthogonality_weight = orthogonality_weight
         self.betas = (beta1, beta2)
         self.phases = {"init_warmup": init_warmup, "final_warmup": final_warmup, "mask_interval": mask_interval}
-        self.layers: dict[str, SVDLinear] = {}
 
-    def check(self, anatomy: Anatomy) -> None:
-        """Ranks must shrink and fit every target, targets must be linear, averages and phases in their ranges."""
-        self._check_numbers()
-        for part in anatomy.match(self.targets):
-            self._check_part(part)
+    def check_settings(self) -> None:
+        """Ranks must shrink, averages and phases lie in their ranges."""
+        least = {"initial_rank": self.rank, "init_warmup": 0, "final_warmup": 0, "mask_interval": 1}
+        for name, value in {"initial_rank": self.initial_rank, **self.phases}.items():
+            if value is not None and not (isinstance(value, int) and value >= least[name]):
+                floor = f"method.rank={self.rank}" if name == "initial_rank" else least[name]
+                raise SettingsError(f"method.{name}={value} must be a whole number of at least {floor}.")
+        for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
+            if not 0 < beta < 1:
+                raise SettingsError(f"method.{name}={beta} must lie between 0 and 1.")
+        if self.orthogonality_weight < 0:
+            raise SettingsError(f"method.orthogonality_weight={self.orthogonality_weight} must be at least 0.")
+
+    def check_part(self, part: Part) -> None:
+        """The ranks must fit the target."""
+        check_rank(self.initial_rank, part, "initial_rank")
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Put an SVDLinear in the place of every target."""
-        from methods.parts.linear import replace_module
-        from methods.parts.svd_linear import SVDLinear
         from methods.parts.triplets import TripletImportance
 
         self.schedule = Schedule.of_run(total_steps, **self.phases)
-        for part in backbone.anatomy.match(self.targets):
-            layer = SVDLinear(part.module, self.initial_rank, self.alpha, self.dropout)
-            replace_module(backbone.model, part.name, layer)
-            self.layers[part.name] = layer
+        super().insert(backbone, total_steps)
         self.importance = TripletImportance(list(self.layers.values()), *self.betas)
+
+    def adapted(self, part: Part) -> SVDLinear:
+        """The target with its triplets."""
+        from methods.parts.svd_linear import SVDLinear
+
+        return SVDLinear(part.module, self.initial_rank, self.alpha, self.dropout)
 
     def penalty(self) -> Tensor:
         """gamma times the mean distance of all A and B from orthonormal rows and columns."""
@@ -154,13 +163,6 @@ class AdaLora(Method):
             initial, final = self.initial_rank * len(self.layers), self.rank * len(self.layers)
             self.importance.mask(self.schedule.budget(step, initial, final))
 
-    def finish(self) -> None:
-        """Merge every update into its base layer and put that back."""
-        from methods.parts.linear import replace_module
-
-        for name, layer in self.layers.items():
-            replace_module(self.backbone.model, name, layer.merged())
-
     def state_dict(self) -> dict[str, Any]:
         """The importance averages: the next mask depends on them."""
         return self.importance.state_dict()
@@ -168,26 +170,3 @@ class AdaLora(Method):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back the importance averages."""
         self.importance.load_state_dict(state)
-
-    def _check_numbers(self) -> None:
-        """Raise SettingsError for the first setting that is out of its range."""
-        least = {"initial_rank": self.rank, "init_warmup": 0, "final_warmup": 0, "mask_interval": 1}
-        for name, value in {"initial_rank": self.initial_rank, **self.phases}.items():
-            if value is not None and not (isinstance(value, int) and value >= least[name]):
-                floor = f"method.rank={self.rank}" if name == "initial_rank" else least[name]
-                raise SettingsError(f"method.{name}={value} must be a whole number of at least {floor}.")
-        for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
-            if not 0 < beta < 1:
-                raise SettingsError(f"method.{name}={beta} must lie between 0 and 1.")
-        if self.orthogonality_weight < 0:
-            raise SettingsError(f"method.orthogonality_weight={self.orthogonality_weight} must be at least 0.")
-
-    def _check_part(self, part: Part) -> None:
-        """Raise SettingsError for a target that is not linear or too small."""
-        from methods.parts.linear import in_out_features, is_linear
-
-        if not is_linear(part.module):
-            raise SettingsError(f"method.targets: {part.name} is no linear layer but {type(part.module).__name__}.")
-        size = min(in_out_features(part.module))
-        if self.initial_rank > size:
-            raise SettingsError(f"method.initial_rank={self.initial_rank} is above the size of {part.name} ({size}).")

@@ -4,15 +4,23 @@ One object per run, built from `conf/method/<name>.yaml`. The loop calls, in thi
 
     check(anatomy)            settings against a skeleton without weights, before anything is loaded
     attach(backbone, steps)   freeze, insert, select; before the optimizer exists
+    prepare(draw)             look at training examples, where the method needs some before it trains
     parameter_groups(...)     what the optimizer trains, and how
     per optimizer step:       before_step -> compute_loss -> backward -> after_backward -> optimizer -> after_step
+    report()                  what was learned that the weights alone do not tell: ranks, masks, shares
     save(folder)              the trained form
+    form(name)                one of the other forms that the trained method has, for its score
     finish()                  prune and merge: the inference form
+
+Between the first step and the last a method may add parameters and retire others: it adds a group to `self.optimizer`
+(with the key `begins` where its learning rate is to warm up of its own) or takes tensors out of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +30,7 @@ from bench.kinds import KINDS
 from bench.shards import whole
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from bench.anatomy import Anatomy
@@ -49,9 +58,11 @@ class Method:
     def __init__(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
         self.backbone: Backbone
-        self.random = np.random.default_rng()
-        """What `before_step`, `after_backward` and `after_step` draw from: the runner puts the run's own stream here,
-        the same in every process of the run, while torch's global stream differs between them."""
+        self._added: list[nn.Parameter] = []
+        self.optimizer: torch.optim.Optimizer
+        """What trains the method; the training loop puts it here before the first step."""
+        self.seed = 0
+        """Seed of the decisions in training; the runner puts the run's own here."""
 
     def check(self, anatomy: Anatomy) -> None:
         """Compare the settings with the model's shapes; `anatomy` is that of a model without weights.
@@ -63,7 +74,9 @@ class Method:
         """Make `backbone.model` the model to train: frozen but for the head and what the method declares."""
         self.backbone = backbone
         train_only_head(backbone)
+        pretrained = {id(parameter) for parameter in backbone.model.parameters()}
         self.insert(backbone, total_steps)
+        self._added = [tensor for tensor in self.backbone.model.parameters() if id(tensor) not in pretrained]
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Add modules or select parameters; everything but the head is frozen when this is called."""
@@ -80,6 +93,19 @@ class Method:
             {"params": plain, "lr": learning_rate, "weight_decay": 0.0},
         ]
         return [group for group in groups if group["params"]]
+
+    def prepare(self, draw: Callable[[int], Iterator[Mapping[str, Tensor]]]) -> None:
+        """Look at training examples before the optimizer exists: `draw(n)` gives batches of n random ones.
+
+        The model is on its device and frozen as `attach` left it; the same examples come in every process of a run.
+        """
+
+    def random(self, step: int) -> np.random.Generator:
+        """What the hooks of one step draw from: the same numbers in every process and however often it is asked.
+
+        Torch's global stream differs between the processes of a run.
+        """
+        return np.random.default_rng((self.seed, step))
 
     def before_step(self, step: int) -> None:
         """Called before the forward pass of optimizer step `step` (0 for the first).
@@ -105,6 +131,19 @@ class Method:
     def after_step(self, step: int) -> None:
         """Weights are new, this step's gradients are still there."""
 
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Names of forms of the trained method that are scored beside the one that counts, such as lower ranks."""
+        return ()
+
+    def form(self, name: str) -> AbstractContextManager[None]:
+        """The model has the named form inside this context."""
+        return contextlib.nullcontext()
+
+    def report(self) -> dict[str, Any]:
+        """What training decided beside the weights, as plain values by name: ranks, shares of masks, densities."""
+        return {}
+
     def finish(self) -> None:
         """Turn the trained form into the inference form, in place."""
 
@@ -115,9 +154,15 @@ class Method:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
 
+    def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What trains or was added, whether it trains by now or not; each with its name, once."""
+        added = {id(parameter) for parameter in self._added}
+        named = self.backbone.model.named_parameters()
+        return ((name, tensor) for name, tensor in named if tensor.requires_grad or id(tensor) in added)
+
     def stored_tensors(self) -> dict[str, Tensor]:
-        """What a saved adapter holds: the trainable tensors, by name; put together where they are split."""
-        return {name: whole(parameter.detach()) for name, parameter in trainable(self.backbone.model)}
+        """What a saved adapter holds: the method's own parameters, by name; put together where they are split."""
+        return {name: whole(parameter.detach()) for name, parameter in self.own_parameters()}
 
     def save(self, folder: Path) -> None:
         """Write the trained form to `folder`."""

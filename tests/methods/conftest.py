@@ -10,10 +10,11 @@ from typing import Any
 import hydra
 import torch
 from omegaconf import OmegaConf
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig
 
 from bench.anatomy import Anatomy
 from bench.backbone import Backbone
+from bench.measure import parameters
 from bench.planning import build
 from bench.span_pair import SpanPairModel
 from methods.base import Method
@@ -90,6 +91,24 @@ def attached(name: str, steps: int = STEPS, model: str = "classification", **cha
     torch.manual_seed(SEED)
     method.attach(base, steps)
     return method
+
+
+def roberta_base() -> Backbone:
+    """RoBERTa-base by its shapes alone, on the device `meta`: 12 blocks of width 768, for counts of parameters."""
+    config = RobertaConfig(
+        vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=2
+    )
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    return Backbone(model, None, Anatomy(model, "roberta"), "test/roberta-base")
+
+
+def count_on_roberta_base(name: str, steps: int = 100, **changes: Any) -> int:
+    """Trainable parameters of the named method on RoBERTa-base, the head apart."""
+    method, base = method_named(name, **changes), roberta_base()
+    method.check(base.anatomy)
+    method.attach(base, steps)
+    return parameters.count(base.model, base.anatomy).trainable
 
 
 def batch(step: int = 0) -> dict[str, torch.Tensor]:
