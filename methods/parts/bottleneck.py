@@ -1,57 +1,48 @@
-"""The bottleneck module of every adapter variant, and the forward hooks that connect it to a transformer block."""
+"""The bottleneck module of every adapter method, the layers it is made of, and its places in a transformer block."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from bench.anatomy import Anatomy
+
 INITIAL_STD = 0.02
+DENSE_LAYERS = {"attention": "attention.output", "ffn": "ffn.down"}
+Reads = Literal["dense", "output", "input", "sum"]
 
 
 class Bottleneck(nn.Module):
-    """f(z) = dropout(s * (U act(D z + b_D) + b_U)), with D (size, width) and U (width, size), all float32.
+    """f(z) = dropout(s * up(activation(down(z)))), all float32.
 
-    Biases start at 0. With `zero_up` D is Kaiming-uniform and U zero, so that f starts as 0 (He et al. 2022);
-    otherwise both are normal with standard deviation 0.02 and f starts small (`init_weights` "mam_adapter" and "bert"
-    of the adapters library). A learned scale is one trainable number that starts at `scale`.
+    `down` takes (..., width) to (..., size) and `up` goes back: two dense layers (`dense_pair`), or what a method has
+    in their places. A learned scale s is one trainable number that starts at `scale`.
 
     The hooks are methods of the module and not closures, so that a deep copy of the model keeps its own adapters.
     """
 
     def __init__(
         self,
-        width: int,
-        size: int,
+        down: nn.Module,
         activation: nn.Module,
+        up: nn.Module,
         scale: float = 1.0,
         dropout: float = 0.0,
         learned_scale: bool = False,
-        zero_up: bool = False,
     ) -> None:
         super().__init__()
-        self.down = nn.Linear(width, size)
+        self.down = down
         self.activation = activation
-        self.up = nn.Linear(size, width)
+        self.up = up
         self.scale: nn.Parameter | float = nn.Parameter(torch.full((1,), float(scale))) if learned_scale else scale
         self.dropout = nn.Dropout(dropout)
         self._input: Tensor | None = None
-        self._initialise(zero_up)
-
-    def _initialise(self, zero_up: bool) -> None:
-        """Weights and biases; `nn.Linear` itself starts Kaiming-uniform with a = sqrt(5), as `zero_up` wants D."""
-        nn.init.zeros_(self.down.bias)
-        nn.init.zeros_(self.up.bias)
-        if zero_up:
-            nn.init.zeros_(self.up.weight)
-        else:
-            nn.init.normal_(self.down.weight, std=INITIAL_STD)
-            nn.init.normal_(self.up.weight, std=INITIAL_STD)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) to (..., width)."""
-        update = self.up(self.activation(self.down(hidden.to(self.down.weight.dtype))))
+        update: Tensor = self.up(self.activation(self.down(hidden.to(torch.float32))))
         return self.dropout(update * self.scale)
 
     def after_output(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -84,3 +75,64 @@ class Bottleneck(nn.Module):
     def _add(self, stream: Tensor, read: Tensor) -> Tensor:
         """stream + f(read), in the dtype of `stream`."""
         return stream + self(read).to(stream.dtype)
+
+
+def dense_pair[Layer: nn.Linear](
+    width: int, size: int, zero_up: bool = False, kind: type[Layer] = nn.Linear
+) -> tuple[Layer, Layer]:
+    """D, (size, width), and U, (width, size), with biases of 0.
+
+    With `zero_up` D is Kaiming-uniform and U zero, so that the adapter starts as 0 (He et al. 2022); otherwise both are
+    normal with standard deviation 0.02 and it starts small (`init_weights` "mam_adapter" and "bert" of the adapters
+    library).
+    """
+    down, up = kind(width, size), kind(size, width)  # Kaiming-uniform with a = sqrt(5)
+    nn.init.zeros_(down.bias)
+    nn.init.zeros_(up.bias)
+    if zero_up:
+        nn.init.zeros_(up.weight)
+    else:
+        nn.init.normal_(down.weight, std=INITIAL_STD)
+        nn.init.normal_(up.weight, std=INITIAL_STD)
+    return down, up
+
+
+def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A dense layer with copies of `weight`, (out, in), and `bias`, (out,)."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = (nn.Parameter(tensor.detach().clone()) for tensor in (weight, bias))
+    return layer
+
+
+def connect(adapter: Bottleneck, anatomy: Anatomy, block: int, sublayer: str, reads: Reads) -> None:
+    """Hook the adapter into a sublayer ("attention" or "ffn") of block number `block`.
+
+    With x the feed-forward layer's input and h a sublayer's contribution to the residual stream, what it reads is:
+
+    - "output": h, to which it is added;
+    - "dense": h before the sublayer's own dropout and layer scale, to which it is added;
+    - "input": x; it is added to h;
+    - "sum": x + h after the norm of a post-norm block; it is added to x + h.
+    """
+    output = part(anatomy, f"sublayer.{sublayer}_output", block)
+    if reads == "output":
+        output.register_forward_hook(adapter.after_output)
+    elif reads == "dense":
+        part(anatomy, DENSE_LAYERS[sublayer], block).register_forward_hook(adapter.after_output)
+    elif reads == "input":
+        part(anatomy, "ffn.up", block).register_forward_pre_hook(adapter.read_input)
+        output.register_forward_hook(adapter.beside_output)
+    elif anatomy.family.pre_norm:
+        anatomy.blocks[block][1].register_forward_hook(adapter.after_block)
+    else:
+        part(anatomy, "norm.ffn", block).register_forward_pre_hook(adapter.before_norm)
+
+
+def part(anatomy: Anatomy, role: str, block: int) -> nn.Module:
+    """The module that plays `role` in block number `block`."""
+    return next(found.module for found in anatomy.find(role) if found.block == block)
+
+
+def residual_norm(anatomy: Anatomy, block: int) -> Tensor:
+    """The weight of a block's second norm: as wide as its residual stream, which in Swin grows from stage to stage."""
+    return part(anatomy, "norm.ffn", block).get_parameter("weight")

@@ -18,11 +18,22 @@ def in_out_features(layer: nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
 
 
+def weight_of(layer: nn.Module) -> Tensor:
+    """The layer's weight as (out, in), float32; a view where it is that already."""
+    weight = layer.get_parameter("weight").detach()
+    return (weight.mT if isinstance(layer, Conv1D) else weight).to(torch.float32)
+
+
+@torch.no_grad()
+def set_weight(layer: nn.Module, weight: Tensor) -> None:
+    """Replace the layer's weight by `weight`, (out, in), kept in the layer's dtype and layout."""
+    layer.get_parameter("weight").copy_(weight.mT if isinstance(layer, Conv1D) else weight)
+
+
 @torch.no_grad()
 def add_to_weight(layer: nn.Module, delta: Tensor) -> None:
     """Add `delta`, (out, in), to the layer's weight; the sum is computed in delta's dtype, kept in the weight's."""
-    weight = layer.get_parameter("weight")
-    weight.copy_(weight.to(delta.dtype) + (delta.mT if isinstance(layer, Conv1D) else delta))
+    set_weight(layer, weight_of(layer).to(delta.dtype) + delta)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
