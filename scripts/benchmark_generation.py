@@ -11,13 +11,13 @@ tie explains it. Needs the optional packages: pip install -c constraints.txt '.[
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +27,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from scripts.benchmark_training import planned
+from scripts.benchmarking import attached, planned, runner, training_loop
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from bench.backbone import Backbone
-    from bench.generation import Decoding
     from bench.planning import Plan
+    from tasks.base import Examples
     from tasks.examples import PromptedExamples
 
 CONTESTANTS = ("harness", "lm-eval")
@@ -47,15 +45,13 @@ class Contest:
         from bench import backbone
         from bench.generation import Decoding
 
-        task, settings = todo.task, todo.settings
-        preprocessor = backbone.preprocessor(settings.model, task.kind)
-        encoded = (
-            task.encode(todo.source, split, preprocessor, settings.training.max_length, at_most)
-            for split, at_most in (("train", None), (task.reported_splits[0], problems))
-        )
-        train, self.problems = encoded
-        self._base, self._runner = _trained(todo, train)
-        self._decoding: Decoding = Decoding(task.max_new_tokens, task.stops)
+        task: Any = todo.task
+        settings = todo.settings
+        encode = functools.partial(task.encode, todo.source)
+        preprocessor, length = backbone.preprocessor(settings.model, task.kind), settings.training.max_length
+        self.problems: PromptedExamples = encode(task.reported_splits[0], preprocessor, length, problems)
+        self._base, self._runner = _trained(todo, encode("train", preprocessor, length, None)), runner(todo)
+        self._decoding = Decoding(task.max_new_tokens, task.stops)
         self._batch_size = batch_size
         self._requests = self._instances()
         self._language_model = _language_model(self._base, batch_size)
@@ -96,27 +92,20 @@ class Contest:
         return [Instance("generate_until", {}, (prompt, rules), index) for index, prompt in enumerate(prompts)]
 
 
-def _trained(todo: Plan, examples: PromptedExamples) -> tuple[Backbone, Accelerator]:
+def _trained(todo: Plan, examples: Examples) -> Backbone:
     """The task's model after the planned training, merged."""
-    from bench import backbone
-    from bench.experiment import checked_method
     from bench.measure.throughput import StepClock
-    from bench.randomness import seed_everything
-    from bench.training import TrainingLoop, accelerator, total_steps
+    from bench.training import total_steps
 
     settings = todo.settings
-    seed_everything(settings.seed, "head")
-    base = backbone.fresh(settings.model, todo.task.kind, todo.task.outputs)
-    method = checked_method(todo)
     steps = total_steps(settings.training, len(examples))
-    method.attach(base, steps)
-    runner = accelerator(todo.hardware.device, todo.hardware.precision)
-    loop = TrainingLoop(method, examples, replace(settings.training, max_steps=steps), runner, steps, settings.seed)
+    method = attached(todo, settings.seed, steps)
+    loop = training_loop(todo, method, examples, settings.seed, steps)
     loop.run(StepClock(todo.hardware.device), lambda point: None)
     loop.release()
     method.finish()
-    base.model.eval()
-    return base, runner
+    method.backbone.model.eval()
+    return method.backbone
 
 
 def _language_model(base: Backbone, batch_size: int) -> Any:
@@ -166,7 +155,7 @@ def main() -> int:
     return 0
 
 
-def _summary(speeds: dict[str, Sequence[float]], count: int, different: int) -> Table:
+def _summary(speeds: Mapping[str, Sequence[float]], count: int, different: int) -> Table:
     title = f"greedy generation of {count} completions, problems/s; {count - different} are identical"
     table = Table(title=title, title_justify="left")
     for column in ("contestant", "median", "lowest", "highest", "harness / it, median (lowest to highest)"):

@@ -12,27 +12,22 @@ formed within a turn, because machines drift. Each is scored on the validation s
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import hydra
 from rich.console import Console
 from rich.table import Table
 
-from bench import settings, sweep, validation
-from bench.planning import Names, Plan, plan
+from scripts.benchmarking import attached, planned, runner, training_loop
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
+    from bench.planning import Plan
     from bench.training import TrainingLoop
     from methods.base import Method
 
@@ -40,17 +35,8 @@ CONTESTANTS = ("harness", "unmetered", "bare", "trainer")
 WARM_UP_STEPS = 10
 
 
-def planned(overrides: list[str]) -> Plan:
-    """The plan of a run with these overrides, with a throwaway results folder."""
-    settings.register()
-    with hydra.initialize_config_dir(str(validation.CONFIGURATION), version_base="1.3"):
-        config, choices = sweep.composed(overrides)
-        checked = sweep.validated(config, choices)
-    return plan(checked, Names(choices["method"], choices["task"], choices["model"]), overrides)
-
-
 class Contest:
-    """The three contestants over one plan; each call trains a model anew and returns samples per second."""
+    """The contestants over one plan; each call trains a model anew and returns samples per second."""
 
     def __init__(self, todo: Plan, steps: int) -> None:
         from bench import backbone
@@ -68,11 +54,11 @@ class Contest:
         """Train as the contestant `name`; samples per second and the score in percent."""
         from bench.evaluation import evaluate
 
-        method, runner = self._method(seed), self._runner()
-        speed: float = getattr(self, name)(method, runner, seed)
-        return speed, evaluate(self._plan.task, method.backbone, self._reported, 128, runner).scores.score
+        method = attached(self._plan, seed, self._steps)
+        speed: float = getattr(self, name)(method, seed)
+        return speed, evaluate(self._plan.task, method.backbone, self._reported, 128, runner(self._plan)).scores.score
 
-    def harness(self, method: Method, runner: Accelerator, seed: int) -> float:
+    def harness(self, method: Method, seed: int) -> float:
         """The harness's own training loop, dropout and batches, with every meter of the training phase on."""
         from bench.measure.energy import EnergyMeter
         from bench.measure.throughput import StepClock
@@ -81,47 +67,46 @@ class Contest:
         device = self._plan.hardware.device
         clock = StepClock(device)
         with EnergyMeter(device).window("train"), sampled(device):
-            self._loop(method, runner, seed).run(clock, lambda point: None)
+            self._loop(method, seed).run(clock, lambda point: None)
         steady = clock.steady_state()
         assert steady is not None
         return steady.samples_per_second
 
-    def unmetered(self, method: Method, runner: Accelerator, seed: int) -> float:
+    def unmetered(self, method: Method, seed: int) -> float:
         """The same without meters: two looks at the clock."""
         from bench.measure.throughput import StepClock
 
         class Stopwatch(StepClock):
             done = samples_done = 0
-            seconds = 0.0
+            started = 0.0
+
+            @property
+            def seconds(self) -> float:
+                return time.perf_counter()
 
             def step_done(self, samples: int, tokens: int, shapes: Any = ()) -> None:
                 self.done += 1
                 if self.done == WARM_UP_STEPS:
-                    self.seconds = -time.perf_counter()
+                    self.started = self.seconds
                 elif self.done > WARM_UP_STEPS:
                     self.samples_done += samples
 
         stopwatch = Stopwatch(self._plan.hardware.device)
-        self._loop(method, runner, seed).run(stopwatch, lambda point: None)
-        return stopwatch.samples_done / (stopwatch.seconds + time.perf_counter())
+        self._loop(method, seed).run(stopwatch, lambda point: None)
+        return stopwatch.samples_done / (stopwatch.seconds - stopwatch.started)
 
-    def _loop(self, method: Method, runner: Accelerator, seed: int) -> TrainingLoop:
-        from bench.dropout import use_fast_dropout
-        from bench.training import TrainingLoop
+    def _loop(self, method: Method, seed: int) -> TrainingLoop:
+        return training_loop(self._plan, method, self._examples, seed, self._steps)
 
-        use_fast_dropout(method.backbone.model)
-        training = replace(self._plan.settings.training, max_steps=self._steps)
-        return TrainingLoop(method, self._examples, training, runner, self._steps, seed)
-
-    def bare(self, method: Method, runner: Accelerator, seed: int) -> float:
+    def bare(self, method: Method, seed: int) -> float:
         """The shortest loop over the same PEFT model, batches (with the usual mask) and precision."""
         import torch
 
         from bench.batching import training_order
         from bench.randomness import generator
 
-        training = self._plan.settings.training
-        model = method.backbone.model.to(runner.device).train()
+        training, here = self._plan.settings.training, runner(self._plan)
+        model = method.backbone.model.to(here.device).train()
         groups = method.parameter_groups(training.learning_rate, training.weight_decay)
         optimizer = torch.optim.AdamW(groups)
         parameters = [parameter for group in groups for parameter in group["params"]]
@@ -130,9 +115,9 @@ class Contest:
         for step, indices in enumerate(order):
             if step == WARM_UP_STEPS:
                 start, samples = time.perf_counter(), 0
-            inputs = self._examples.batch(indices).on(runner.device).inputs
+            inputs = self._examples.batch(indices).on(here.device).inputs
             inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-            with runner.autocast():
+            with here.autocast():
                 loss = model(**inputs).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -141,10 +126,12 @@ class Contest:
             samples += len(indices)
         return samples / (time.perf_counter() - start)
 
-    def trainer(self, method: Method, runner: Accelerator, seed: int) -> float:
+    def trainer(self, method: Method, seed: int) -> float:
         """transformers' Trainer over the PEFT model with its default collator, sampler and float32."""
         from datasets import Dataset
         from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+
+        from tasks.examples import TextExamples
 
         class Stopwatch(TrainerCallback):
             seconds = 0.0
@@ -157,6 +144,7 @@ class Contest:
                 self.seconds = time.perf_counter() - self.seconds
 
         examples, stopwatch = self._examples, Stopwatch()
+        assert isinstance(examples, TextExamples)
         rows = [examples.tokens.row(index) for index in range(len(examples))]
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
@@ -174,23 +162,6 @@ class Contest:
             data = Dataset.from_dict({"input_ids": rows, "labels": examples.labels})
             Trainer(method.backbone.model, arguments, collator, data, callbacks=[stopwatch]).train()
         return 32 * (self._steps - WARM_UP_STEPS) / stopwatch.seconds
-
-    def _method(self, seed: int) -> Method:
-        from bench import backbone
-        from bench.experiment import checked_method
-        from bench.randomness import seed_everything
-
-        gc.collect()
-        seed_everything(seed, "head")
-        base = backbone.fresh(self._plan.settings.model, self._plan.task.kind, self._plan.task.outputs)
-        method = checked_method(self._plan)
-        method.attach(base, self._steps)
-        return method
-
-    def _runner(self) -> Accelerator:
-        from bench.training import accelerator
-
-        return accelerator(self._plan.hardware.device, self._plan.hardware.precision)
 
 
 def main() -> int:

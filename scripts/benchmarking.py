@@ -1,0 +1,62 @@
+"""What the benchmark scripts share: a plan from a command line, a fresh method in its model, and its training loop."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import hydra
+
+from bench import settings, sweep, validation
+from bench.planning import Names, Plan, plan
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from bench.training import TrainingLoop
+    from methods.base import Method
+    from tasks.base import Examples
+
+
+def planned(overrides: Sequence[str]) -> Plan:
+    """The plan of a run with these overrides. Raises UserError."""
+    settings.register()
+    with hydra.initialize_config_dir(str(validation.CONFIGURATION), version_base="1.3"):
+        config, choices = sweep.composed(overrides)
+        checked = sweep.validated(config, choices)
+    return plan(checked, Names.of(choices), list(overrides))
+
+
+def attached(todo: Plan, seed: int, steps: int) -> Method:
+    """The plan's method in a fresh model, before a run of `steps` steps."""
+    from bench import backbone
+    from bench.randomness import seed_everything
+    from bench.recipe import checked_method
+
+    gc.collect()
+    method = checked_method(todo)
+    seed_everything(seed, "head")
+    base = backbone.fresh(todo.settings.model, todo.task.kind, todo.task.outputs)
+    seed_everything(seed, "method")
+    method.attach(base, steps)
+    return method
+
+
+def training_loop(todo: Plan, method: Method, examples: Examples, seed: int, steps: int) -> TrainingLoop:
+    """The loop that trains the attached method as a run would."""
+    from bench.dropout import use_fast_dropout
+    from bench.training import TrainingLoop, store_frozen_in
+
+    use_fast_dropout(method.backbone.model)
+    store_frozen_in(method.backbone.model, todo.hardware.precision)
+    training = replace(todo.settings.training, max_steps=steps)
+    return TrainingLoop(method, examples, training, runner(todo), steps, seed)
+
+
+def runner(todo: Plan) -> Accelerator:
+    """A fresh Accelerator on the plan's device, in its precision."""
+    from bench.training import accelerator
+
+    return accelerator(todo.hardware.device, todo.hardware.precision)
