@@ -82,7 +82,9 @@ def _run_composed(config: DictConfig, console: Console) -> int:
     """The run that Hydra has composed; returns the exit code. Raises UserError."""
     chosen = HydraConfig.get()
     choices = chosen.runtime.choices
-    todo = plan(sweep.validated(config, choices), Names.of(choices), list(chosen.overrides.task))
+    elsewhere = [override for override in chosen.overrides.hydra if override.startswith(sweep.SEARCH_PATH)]
+    overrides = [*elsewhere, *chosen.overrides.task]
+    todo = plan(sweep.validated(config, choices, overrides), Names.of(choices), overrides)
     if todo.settings.hardware.on_slurm:
         return submit([todo], console, todo.run_id)
     return carry_out(todo, console, wait=True)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FOLDER = "sweeps"
+SEARCH_PATH = "hydra.searchpath="
+"""Where other packages keep configuration files of their own: the one override of Hydra's that belongs to a run."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _with_seed(overrides: tuple[str, ...]) -> tuple[RunSettings, dict[str, str]]
 @functools.lru_cache(maxsize=64)
 def _validated(overrides: tuple[str, ...]) -> tuple[RunSettings, dict[str, str]]:
     config, choices = composed(overrides)
-    return validated(config, choices), choices
+    return validated(config, choices, overrides), choices
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
@@ -117,16 +119,17 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     return config, choices
 
 
-def validated(config: DictConfig, choices: Mapping[str, str]) -> RunSettings:
-    """The typed settings of a composed configuration. Raises SettingsError."""
-    defaults = {section: _chosen_yaml(section, choices[section]) for section in validation.OPEN_SECTIONS}
+def validated(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()) -> RunSettings:
+    """The typed settings of the configuration that these overrides make. Raises SettingsError."""
+    elsewhere = tuple(override for override in overrides if override.startswith(SEARCH_PATH))
+    defaults = {section: _chosen_yaml(section, choices[section], elsewhere) for section in validation.OPEN_SECTIONS}
     return validation.validate(config, defaults)
 
 
 @functools.cache
-def _chosen_yaml(section: str, choice: str) -> dict[str, Any]:
+def _chosen_yaml(section: str, choice: str, elsewhere: tuple[str, ...]) -> dict[str, Any]:
     """What the chosen YAML of an open section says, before the command line changed it."""
-    values = OmegaConf.to_object(hydra.compose("config", [f"{section}={choice}"])[section])
+    values = OmegaConf.to_object(hydra.compose("config", [*elsewhere, f"{section}={choice}"])[section])
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

@@ -252,11 +252,10 @@ class TrainingLoop:
         """Everything that a resumed run needs to go on as if it had never stopped: tensors and plain values."""
         import torch
 
-        model = self._method.backbone.model
         return {
             "step": self.step,
             "parameters": {name: whole(parameter.detach()).clone() for name, parameter in self._trained()},
-            "buffers": {name: buffer.clone() for name, buffer in model.named_buffers()},
+            "buffers": {name: buffer.clone() for name, buffer in self._kept_buffers()},
             "optimizer": whole(self._optimizer.state_dict()),
             "method": self._method.state_dict(),
             "random": random_state(),
@@ -275,7 +274,7 @@ class TrainingLoop:
             parameters = dict(model.named_parameters())
             for name, saved in state["parameters"].items():
                 parameters[name].copy_(like(saved, parameters[name]))
-            for name, buffer in model.named_buffers():
+            for name, buffer in self._kept_buffers():
                 buffer.copy_(state["buffers"][name])
         self._optimizer.load_state_dict(self._split_as_here(state["optimizer"]))
         set_random_state(state["random"])
@@ -301,6 +300,12 @@ class TrainingLoop:
         own = dict(self._method.own_parameters())
         named = self._method.backbone.model.named_parameters()
         return ((name, tensor) for name, tensor in named if name in own or id(tensor) in optimised)
+
+    def _kept_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """The buffers that cannot be made anew, which modules declare persistent."""
+        model = self._method.backbone.model
+        persistent = model.state_dict(keep_vars=True).keys()
+        return ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
 
 
 def _drawn(

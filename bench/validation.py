@@ -7,7 +7,7 @@ of the YAML's own value in the open sections `method` and `task`), and ranges (o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def explain(error: BaseException) -> str:
     text = str(error)
     absent = re.search(r"Could not find '([^']+)'", text)
     if absent:
-        return _unknown_option(absent.group(1))
+        return _unknown_option(absent.group(1), getattr(error, "options", None) or [])
     if "Ambiguous value" in text:
         what = text.splitlines()[0].replace("Ambiguous value for argument", "A list of values in")
         return f"{what}: add -m to sweep over it."
@@ -210,12 +210,13 @@ def explain(error: BaseException) -> str:
     return f"{subject}: {first}." if subject else f"{first}."
 
 
-def _unknown_option(path: str) -> str:
-    """A sentence about a choice that an axis does not have, such as "task/glue/sst3"."""
+def _unknown_option(path: str, beside: Sequence[str]) -> str:
+    """A sentence about a choice that an axis does not have, such as "task/glue/sst3"; `beside` it are these."""
     axis, _, name = path.partition("/")
     files = (CONFIGURATION / axis).rglob("*.yaml")
     options = [file.relative_to(CONFIGURATION / axis).with_suffix("").as_posix() for file in files]
-    return f"{axis}={name} is unknown.{suggestion(name, [option for option in options if '/_' not in option])}"
+    shown = sorted({option for option in (*options, *beside) if "/_" not in option})
+    return f"{axis}={name} is unknown.{suggestion(name, shown)}"
 
 
 def _unknown_key(key: str, error: BaseException) -> str:

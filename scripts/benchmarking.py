@@ -25,7 +25,7 @@ def planned(overrides: Sequence[str]) -> Plan:
     settings.register()
     with hydra.initialize_config_dir(str(validation.CONFIGURATION), version_base="1.3"):
         config, choices = sweep.composed(overrides)
-        checked = sweep.validated(config, choices)
+        checked = sweep.validated(config, choices, overrides)
     return plan(checked, Names.of(choices), list(overrides))
 
 

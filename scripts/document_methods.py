@@ -1,8 +1,12 @@
-"""Write docs/methods.md: every method, its paper and the tasks it serves; `--check` only tells whether it is right."""
+"""Write docs/methods.md, every method with its paper and the tasks it serves, and the cards in docs/methods.
+
+`--check` writes nothing and tells whether they are up to date.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,25 +26,36 @@ from transformers import (
     BertConfig,
     GPT2Config,
     LlamaConfig,
+    RobertaConfig,
     ViTConfig,
 )
 
 from bench.anatomy import Anatomy
+from bench.backbone import Backbone
 from bench.errors import SettingsError
 from bench.kinds import KINDS
+from bench.measure import parameters
 from bench.planning import build
 from bench.span_pair import SpanPairModel
 from methods.base import Method
+from methods.card import card_of
+from methods.card import page as card_page
 
 PAGE = ROOT / "docs" / "methods.md"
+CARDS = ROOT / "docs" / "methods"
 METHODS = ROOT / "conf" / "method"
 WIDE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+ROBERTA_BASE = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+TOTAL_STEPS = 1000
 INTRODUCTION = """# The methods and what they serve
 
 Every method is one file of `conf/method` and serves every kind of task, or refuses it in one sentence before anything
 is loaded. Below, a method with its default settings is checked against small models of four families: BERT stands for
 encoders, LLaMA for decoders, GPT-2 for those that fuse query, key and value in one `Conv1D`, ViT for models that read
 images. `python bench/run.py method=NAME model=NAME task=NAME` makes the same check with any settings and model.
+
+A method that is written here, and not taken from HF PEFT, has a card of its own behind its name: idea, equations,
+defaults, published numbers, deviations.
 
 This page is written by `python scripts/document_methods.py` from the methods themselves.
 
@@ -107,11 +122,37 @@ def page() -> str:
     return INTRODUCTION + "".join((*_table(methods, refused), *_reasons(refused)))
 
 
+def cards() -> Iterator[tuple[Path, str]]:
+    """The file and the text of every method card."""
+    for path in sorted(METHODS.glob("*.yaml")):
+        card = card_of(path.stem)
+        if card is not None:
+            settings = settings_of(path.stem)
+            text = card_page(path.stem, card, build(settings), settings, _trainable(settings))
+            yield CARDS / f"{path.stem}.md", text
+
+
+def _trainable(settings: Mapping[str, Any]) -> str:
+    """What a method with these settings trains on RoBERTa-base, in words."""
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(RobertaConfig(**ROBERTA_BASE))
+    method, anatomy = build(settings), Anatomy(model, "roberta")
+    method.attach(Backbone(model, None, anatomy, "roberta-base"), TOTAL_STEPS)
+    found = parameters.count(model, anatomy)
+    return f"{found.trainable:,} on RoBERTa-base before the first step, the head's {found.head:,} apart"
+
+
+@functools.cache
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings of a method's YAML."""
+    with hydra.initialize_config_dir(str(METHODS.parent), version_base="1.3"):
+        return OmegaConf.to_object(hydra.compose(f"method/{name}").method)  # type: ignore[return-value]
+
+
 def method_named(name: str) -> Method:
     """The method with the settings of its YAML."""
-    with hydra.initialize_config_dir(str(METHODS.parent), version_base="1.3"):
-        settings: Any = OmegaConf.to_object(hydra.compose(f"method/{name}").method)
-    return build(settings)
+    method: Method = build(settings_of(name))
+    return method
 
 
 def _table(methods: Mapping[str, Method], refused: Mapping[str, list[Mapping[str, str]]]) -> Iterator[str]:
@@ -119,7 +160,8 @@ def _table(methods: Mapping[str, Method], refused: Mapping[str, list[Mapping[str
     yield f"| --- | --- |{' --- |' * len(COLUMNS)}\n"
     for name, method in methods.items():
         cells = [_cell(column, refusals) for column, refusals in zip(COLUMNS, refused[name], strict=True)]
-        yield f"| `{name}` | {method.paper} | {' | '.join(cells)} |\n"
+        title = f"`{name}`" if card_of(name) is None else f"[`{name}`](methods/{name}.md)"
+        yield f"| {title} | {method.paper} | {' | '.join(cells)} |\n"
 
 
 def _cell(column: Column, refusals: Mapping[str, str]) -> str:
@@ -145,10 +187,18 @@ def main() -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not up to date")
+    written = dict([(PAGE, page()), *cards()])
     if parser.parse_args().check:
-        return 0 if PAGE.read_text("utf-8") == page() else 1
-    PAGE.write_text(page(), "utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+        found = {path: path.read_text("utf-8") for path in (PAGE, *CARDS.glob("*.md")) if path.is_file()}
+        stale = [path for path in written | found if written.get(path) != found.get(path)]
+        print("".join(f"{path.relative_to(ROOT)} is not up to date\n" for path in stale), end="")
+        return 1 if stale else 0
+    CARDS.mkdir(exist_ok=True)
+    for path in set(CARDS.glob("*.md")) - set(written):
+        path.unlink()
+    for path, text in written.items():
+        path.write_text(text, "utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)} and {len(written) - 1} cards")
     return 0
 
 
