@@ -19,7 +19,6 @@ LINEAR_ROLES = (
     "attention.query",
     "attention.key",
     "attention.value",
-    "attention.qkv",
     "attention.output",
     "cross_attention.query",
     "cross_attention.key",
@@ -55,7 +54,6 @@ class Family:
     blocks: Mapping[str, Mapping[str, str]]
     head: tuple[str, ...]
     pre_norm: bool = False
-    fused_qkv: bool = False
     causal: bool = False
 
     @property
@@ -82,7 +80,9 @@ _DEBERTA_ROLES = _BERT_ROLES | {
     "attention.value": "attention.self.value_proj",
 }
 _GPT2_ROLES = {
-    "attention.qkv": "attn.c_attn",
+    "attention.query": "attn.c_attn.query",
+    "attention.key": "attn.c_attn.key",
+    "attention.value": "attn.c_attn.value",
     "attention.output": "attn.c_proj",
     "ffn.up": "mlp.c_fc",
     "ffn.down": "mlp.c_proj",
@@ -155,7 +155,7 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": Family("roberta", _BERT_BLOCKS, ("classifier",)),
     "electra": Family("electra", _BERT_BLOCKS, ("classifier",)),
     "deberta-v2": Family("deberta", {"encoder.layer.*": _DEBERTA_ROLES}, ("pooler", "classifier")),
-    "gpt2": Family("transformer", {"h.*": _GPT2_ROLES}, ("score",), pre_norm=True, fused_qkv=True, causal=True),
+    "gpt2": Family("transformer", {"h.*": _GPT2_ROLES}, ("score",), pre_norm=True, causal=True),
     "llama": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True, causal=True),
     "qwen2": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True, causal=True),
     "gemma": Family("model", _LLAMA_BLOCKS, ("score",), pre_norm=True, causal=True),
@@ -241,10 +241,8 @@ class Anatomy:
         return sorted(found.values(), key=lambda part: order[part.name])
 
     def _by_role(self, target: str) -> Iterator[Part]:
-        fused = self.family.fused_qkv and target in ("attention.query", "attention.key", "attention.value")
-        wanted = "attention.qkv" if fused else target
         for role in (*LINEAR_ROLES, *NORM_ROLES):
-            if role == wanted or role.startswith(f"{wanted}."):
+            if role == target or role.startswith(f"{target}."):
                 yield from self.find(role)
 
     def _by_name(self, target: str) -> Iterator[Part]:

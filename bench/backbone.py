@@ -123,7 +123,7 @@ def skeleton(settings: ModelSettings, kind: str, outputs: int) -> Anatomy:
     config = _config(settings, outputs)
     model_class = _model_class(settings, KINDS[kind], config)
     with torch.device("meta"):
-        model = _with_head(model_class.from_config(config, dtype=torch.float32), KINDS[kind], config.model_type)
+        model = _as_task_model(model_class.from_config(config, dtype=torch.float32), KINDS[kind], config.model_type)
     return Anatomy(model, config.model_type)
 
 
@@ -219,8 +219,11 @@ def _model_class(settings: ModelSettings, kind: Kind, config: Any) -> Any:
     return model_class
 
 
-def _with_head(model: Any, kind: Kind, model_type: str) -> Any:
-    """The task model: as transformers makes it, or the backbone under a head of our own."""
+def _as_task_model(model: Any, kind: Kind, model_type: str) -> Any:
+    """What transformers makes, with one layer per projection, and under a head of our own where the kind has one."""
+    from bench.projections import take_apart
+
+    take_apart(model)
     if kind.model != "span_pair":
         return model
     from bench.span_pair import SpanPairModel
@@ -236,7 +239,7 @@ def _load(settings: ModelSettings, kind: str, outputs: int) -> PreTrainedModel:
     _require_all_but_the_head(model, absent, settings)
     if not KINDS[kind].reads_images and model.config.pad_token_id is None:
         model.config.pad_token_id = _tokenizer(settings).pad_token_id
-    return _with_head(model, KINDS[kind], config.model_type)
+    return _as_task_model(model, KINDS[kind], config.model_type)
 
 
 def _pretrained(model_class: Any, config: Any, settings: ModelSettings) -> tuple[Any, set[str]]:

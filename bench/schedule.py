@@ -41,7 +41,7 @@ class Schedule:
         """The factor at optimizer step `step`, for tensors whose schedule began at step `begins`."""
         passed, left = step - begins, self.steps - begins
         if passed < self.warmup:
-            return passed / self.warmup
+            return max(0, passed) / self.warmup
         progress = (passed - self.warmup) / max(1, left - self.warmup)
         if self.shape == "linear":
             return max(0.0, 1 - progress)

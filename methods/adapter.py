@@ -19,20 +19,28 @@ adapter reads what the feed-forward layer itself reads, as in the paper; all els
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from bench.errors import SettingsError, suggestion
 from methods.base import Method
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from bench.anatomy import Anatomy
     from bench.backbone import Backbone
-    from methods.parts.bottleneck import Bottleneck
+    from methods.parts.bottleneck import Bottleneck, Reads
 
-NONLINEARITIES = {"relu": "ReLU", "swish": "SiLU", "gelu": "GELU", "tanh": "Tanh"}
+NONLINEARITIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "relu": ("ReLU", {}),
+    "swish": ("SiLU", {}),
+    "gelu": ("GELU", {}),
+    "gelu_new": ("GELU", {"approximate": "tanh"}),
+    "tanh": ("Tanh", {}),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Variant:
     """What sets one kind of bottleneck adapter apart: where it sits, what it reads and how it starts."""
 
     sublayers: tuple[str, ...]
-    reads: str
+    reads: Reads
     paper: str
     zero_up: bool = False
     learned_scale: bool = False
@@ -54,92 +62,152 @@ VARIANTS = {
 }
 
 
-class BottleneckAdapter(Method):
-    """Adapters of one `variant` in every block; their inner width is the model's width divided by `reduction`."""
+class AdapterMethod(Method):
+    """An adapter at each of `sublayers` in every block; a subclass makes its two layers (`layers`).
+
+    The inner width is the block's width divided by `reduction` (`size`). `dropout` falls on an adapter's output,
+    `inner_dropout` between its non-linearity and its second layer.
+    """
+
+    sublayers: tuple[str, ...] = ("ffn",)
+    reads: Reads = "output"
+    learned_scale = False
 
     def __init__(
         self,
         learning_rate: float,
-        variant: str,
         reduction: int,
         nonlinearity: str,
-        scale: float,
-        dropout: float,
-        train_layernorm: bool,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+        inner_dropout: float = 0.0,
+        train_layernorm: bool = False,
     ) -> None:
         super().__init__(learning_rate)
-        self.variant = variant
         self.reduction = reduction
         self.nonlinearity = nonlinearity
         self.scale = scale
         self.dropout = dropout
+        self.inner_dropout = inner_dropout
         self.train_layernorm = train_layernorm
-        if variant in VARIANTS:
-            self.identity_at_start = VARIANTS[variant].zero_up
-            self.paper = VARIANTS[variant].paper
 
     def check(self, anatomy: Anatomy) -> None:
         """Names must be known, the bottleneck must keep a unit."""
-        if self.variant not in VARIANTS:
-            raise SettingsError(f"method.variant={self.variant} is unknown.{suggestion(self.variant, VARIANTS)}")
         if self.nonlinearity not in NONLINEARITIES:
             known = suggestion(self.nonlinearity, NONLINEARITIES)
             raise SettingsError(f"method.nonlinearity={self.nonlinearity} is unknown.{known}")
-        width = min(_width(anatomy, index) for index in range(len(anatomy.blocks)))
+        width = min(widths(anatomy))
         if self.reduction > width:
             raise SettingsError(f"method.reduction={self.reduction} is above the model's width ({width}).")
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Add the adapters to their blocks, as submodules `adapter_attention` and `adapter_ffn`, and connect them."""
+        from methods.parts.bottleneck import connect
+
         anatomy = backbone.anatomy
         for index, (_, block) in enumerate(anatomy.blocks):
-            for sublayer in VARIANTS[self.variant].sublayers:
+            for sublayer in self.sublayers:
                 adapter = self._bottleneck(anatomy, index)
                 block.add_module(f"adapter_{sublayer}", adapter.train(block.training))
-                self._connect(adapter, anatomy, index, sublayer)
+                connect(adapter, anatomy, index, sublayer, self.reads)
         if self.train_layernorm:
-            for part in anatomy.match(["norm"]):
-                part.module.requires_grad_(True)
+            for norm in self.norms(anatomy):
+                norm.requires_grad_(True)
+
+    def size(self, width: int) -> int:
+        """The inner width of an adapter in a block of this width."""
+        return width // self.reduction
+
+    def layers(self, width: int) -> tuple[nn.Module, nn.Module]:
+        """An adapter's first layer, from `width` to `size(width)` features, and its second layer, back; on the CPU."""
+        raise NotImplementedError
+
+    def activation(self) -> nn.Module:
+        """What lies between the two layers."""
+        from torch import nn
+
+        name, options = NONLINEARITIES[self.nonlinearity]
+        nonlinearity: nn.Module = getattr(nn, name)(**options)
+        return nn.Sequential(nonlinearity, nn.Dropout(self.inner_dropout)) if self.inner_dropout else nonlinearity
+
+    def norms(self, anatomy: Anatomy) -> Iterator[nn.Module]:
+        """The norms that `train_layernorm` lets train: those of the blocks."""
+        return (part.module for part in anatomy.match(["norm"]))
 
     def _bottleneck(self, anatomy: Anatomy, index: int) -> Bottleneck:
         """A new adapter on block `index`'s device, drawn on the CPU so that a seed gives the same start everywhere."""
-        from torch import nn
+        from methods.parts.bottleneck import Bottleneck, residual_norm
 
-        from methods.parts.bottleneck import Bottleneck
-
-        variant, width = VARIANTS[self.variant], _width(anatomy, index)
-        activation = getattr(nn, NONLINEARITIES[self.nonlinearity])()
-        adapter = Bottleneck(
-            width,
-            width // self.reduction,
-            activation,
-            scale=self.scale,
-            dropout=self.dropout,
-            learned_scale=variant.learned_scale,
-            zero_up=variant.zero_up,
-        )
-        return adapter.to(_part(anatomy, "norm.ffn", index).get_parameter("weight").device)
-
-    def _connect(self, adapter: Bottleneck, anatomy: Anatomy, index: int, sublayer: str) -> None:
-        """Hook the adapter into block `index` as the variant's row of the module's table says."""
-        output = _part(anatomy, f"sublayer.{sublayer}_output", index)
-        reads = VARIANTS[self.variant].reads
-        if reads == "output":
-            output.register_forward_hook(adapter.after_output)
-        elif reads == "input":
-            _part(anatomy, "ffn.up", index).register_forward_pre_hook(adapter.read_input)
-            output.register_forward_hook(adapter.beside_output)
-        elif anatomy.family.pre_norm:
-            anatomy.blocks[index][1].register_forward_hook(adapter.after_block)
-        else:
-            _part(anatomy, "norm.ffn", index).register_forward_pre_hook(adapter.before_norm)
+        norm = residual_norm(anatomy, index)
+        down, up = self.layers(len(norm))
+        adapter = Bottleneck(down, self.activation(), up, self.scale, self.dropout, self.learned_scale)
+        return adapter.to(norm.device)
 
 
-def _part(anatomy: Anatomy, role: str, index: int) -> nn.Module:
-    """The module that plays `role` in block `index`."""
-    return next(part.module for part in anatomy.find(role) if part.block == index)
+class BottleneckAdapter(AdapterMethod):
+    """Adapters of one `variant`, made of dense layers."""
+
+    def __init__(self, learning_rate: float, variant: str, **settings: Any) -> None:
+        super().__init__(learning_rate, **settings)
+        self.variant = variant
+        if variant in VARIANTS:
+            kind = VARIANTS[variant]
+            self.sublayers, self.reads, self.learned_scale = kind.sublayers, kind.reads, kind.learned_scale
+            self.zero_up = self.identity_at_start = kind.zero_up
+            self.paper = kind.paper
+
+    def check(self, anatomy: Anatomy) -> None:
+        """The variant must be known as well."""
+        if self.variant not in VARIANTS:
+            raise SettingsError(f"method.variant={self.variant} is unknown.{suggestion(self.variant, VARIANTS)}")
+        super().check(anatomy)
+
+    def layers(self, width: int) -> tuple[nn.Module, nn.Module]:
+        """Two dense layers."""
+        from methods.parts.bottleneck import dense_pair
+
+        return dense_pair(width, self.size(width), self.zero_up)
 
 
-def _width(anatomy: Anatomy, index: int) -> int:
-    """The width of the residual stream in block `index`; Swin's grows from stage to stage."""
-    return _part(anatomy, "norm.ffn", index).get_parameter("weight").shape[0]
+@runtime_checkable
+class TrainingForm(Protocol):
+    """A module that training needs and that leaves something simpler behind."""
+
+    def finished(self) -> nn.Module:
+        """What takes its place after training."""
+
+
+class TemporaryAdapter(AdapterMethod):
+    """An adapter method with modules that only training needs; what is stored and served is what they leave behind."""
+
+    def finish(self) -> None:
+        """Put what they leave behind in the place of the modules that only training needs."""
+        from methods.parts.linear import replace_module
+
+        for name, module in self._training_forms().items():
+            replace_module(self.backbone.model, name, module.finished())
+
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """The method's tensors as they will be after training."""
+        forms = self._training_forms()
+        within = tuple(f"{name}." for name in forms)
+        stored = {name: tensor for name, tensor in super().stored_tensors().items() if not name.startswith(within)}
+        for name, module in forms.items():
+            stored |= {f"{name}.{own}": tensor.detach() for own, tensor in module.finished().named_parameters()}
+        return stored
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote into an attached method, which is finished thereby."""
+        self.finish()
+        super().load(folder)
+
+    def _training_forms(self) -> dict[str, TrainingForm]:
+        named = self.backbone.model.named_modules()
+        return {name: module for name, module in named if isinstance(module, TrainingForm)}
+
+
+def widths(anatomy: Anatomy) -> list[int]:
+    """The width of the residual stream in every block."""
+    from methods.parts.bottleneck import residual_norm
+
+    return [len(residual_norm(anatomy, index)) for index in range(len(anatomy.blocks))]

@@ -162,7 +162,7 @@ def _peft_name(word: str, fields: set[str]) -> str:
 def _rehearse(config: PeftConfig, parts: Sequence[Part], identity: bool, mergeable: bool) -> None:
     """Adapt, call and merge one stand-in for every kind of matched module, so that PEFT's refusals come early.
 
-    Raises SettingsError: the module's type is unsupported (GPT-2's Conv1D), a block size does not divide a width, PEFT
+    Raises SettingsError: the module's type is unsupported, a block size does not divide a width, PEFT
     passes the module over or changes it at once although the method starts as the `identity`, a bias has none to merge
     into.
     """
@@ -217,7 +217,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _input_width(module: nn.Module) -> int:
-    """Features that the module takes: GPT-2's Conv1D stores (in, out), Linear (out, in), a norm one width."""
+    """Features that the module takes: transformers' Conv1D stores (in, out), Linear (out, in), a norm one width."""
     weight = _weight(module)
     return weight.shape[0] if weight.ndim == 1 or hasattr(module, "nf") else weight.shape[1]
 

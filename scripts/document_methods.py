@@ -36,6 +36,7 @@ from bench.errors import SettingsError
 from bench.kinds import KINDS
 from bench.measure import parameters
 from bench.planning import build
+from bench.projections import take_apart
 from bench.span_pair import SpanPairModel
 from methods.base import Method
 from methods.card import card_of
@@ -51,10 +52,11 @@ INTRODUCTION = """# The methods and what they serve
 
 Every method is one file of `conf/method` and serves every kind of task, or refuses it in one sentence before anything
 is loaded. Below, a method with its default settings is checked against small models of four families: BERT stands for
-encoders, LLaMA for decoders, GPT-2 for those that fuse query, key and value in one `Conv1D`, ViT for models that read
-images. `python bench/run.py method=NAME model=NAME task=NAME` makes the same check with any settings and model.
+encoders, LLaMA for decoders without biases, GPT-2 for decoders with, ViT for models that read images. GPT-2's fused
+layers are taken apart when it is loaded, so that query, key and value are layers of their own as everywhere.
+`python bench/run.py method=NAME model=NAME task=NAME` makes the same check with any settings and model.
 
-A method that is written here, and not taken from HF PEFT, has a card of its own behind its name: idea, equations,
+A method that is written here, and not taken from HF PEFT, may have a card of its own behind its name: idea, equations,
 defaults, published numbers, deviations.
 
 This page is written by `python scripts/document_methods.py` from the methods themselves.
@@ -102,8 +104,10 @@ def bert() -> Any:
 
 
 def gpt2() -> Any:
-    """A decoder with fused query, key and value."""
-    return AutoModelForCausalLM.from_config(GPT2Config(n_embd=128, n_layer=2, n_head=4))
+    """A decoder with learned positions and biases everywhere."""
+    model = AutoModelForCausalLM.from_config(GPT2Config(n_embd=128, n_layer=2, n_head=4))
+    take_apart(model)
+    return model
 
 
 COLUMNS = (

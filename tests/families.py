@@ -28,6 +28,7 @@ from transformers import (
 
 from bench.anatomy import Anatomy
 from bench.backbone import Backbone
+from bench.projections import take_apart
 
 VOCABULARY = 100
 PADDING, END = 0, 1
@@ -129,4 +130,6 @@ def _model(model_class: Any, family: str, changes: dict[str, Any]) -> Any:
     config.num_labels = 2
     config.update(changes)
     torch.manual_seed(0)
-    return model_class.from_config(config).eval()
+    model = model_class.from_config(config).eval()
+    take_apart(model)
+    return model

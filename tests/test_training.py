@@ -59,13 +59,13 @@ def test_cutting_the_batch_into_forward_passes_changes_nothing(micro: int) -> No
 def test_the_rate_warms_up_and_falls_linearly_to_zero() -> None:
     points, _ = run(steps=20, warmup_ratio=0.25)
     rates = [point.learning_rate for point in points]
-    assert rates[:5] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2])
-    assert rates[5:] == pytest.approx([1e-2 * (15 - i) / 15 for i in range(1, 16)])
+    assert rates[:5] == pytest.approx([0, 2e-3, 4e-3, 6e-3, 8e-3])
+    assert rates[5:] == pytest.approx([1e-2 * (15 - i) / 15 for i in range(15)])
 
 
 def test_warm_up_may_be_given_in_steps() -> None:
     points, _ = run(steps=8, warmup_steps=4)
-    assert points[3].learning_rate == pytest.approx(1e-2)
+    assert points[4].learning_rate == pytest.approx(1e-2)
 
 
 @pytest.mark.parametrize(("max_steps", "epochs", "expected"), [(7, 3.0, 7), (None, 3.0, 18), (None, 0.5, 3)])

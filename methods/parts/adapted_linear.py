@@ -10,7 +10,7 @@ from methods.parts.linear import add_to_weight, in_out_features
 
 
 class AdaptedLinear(nn.Module):
-    """y = W0 x + b + dW dropout(x): a frozen linear layer `base`, in `nn.Linear` or `Conv1D` layout, and its change.
+    """y = W0 x + b + dW dropout(x): a frozen linear layer `base` and its change.
 
     A subclass says how the change acts (`update`) and what it is (`delta_weight`); its own tensors are float32. They
     are drawn on the CPU, so that a seed gives the same start on every device, and moved to `device`.

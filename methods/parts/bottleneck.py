@@ -77,16 +77,20 @@ class Bottleneck(nn.Module):
         return stream + self(read).to(stream.dtype)
 
 
-def dense_pair[Layer: nn.Linear](
-    width: int, size: int, zero_up: bool = False, kind: type[Layer] = nn.Linear
-) -> tuple[Layer, Layer]:
-    """D, (size, width), and U, (width, size), with biases of 0.
+def dense_pair(width: int, size: int, zero_up: bool = False) -> tuple[nn.Linear, nn.Linear]:
+    """D, (size, width), and U, (width, size), as `initialise` has them start."""
+    down, up = nn.Linear(width, size), nn.Linear(size, width)
+    initialise(down, up, zero_up)
+    return down, up
 
-    With `zero_up` D is Kaiming-uniform and U zero, so that the adapter starts as 0 (He et al. 2022); otherwise both are
-    normal with standard deviation 0.02 and it starts small (`init_weights` "mam_adapter" and "bert" of the adapters
-    library).
+
+def initialise(down: nn.Linear, up: nn.Linear, zero_up: bool = False) -> None:
+    """Start an adapter's two layers, fresh from their constructors, with biases of 0.
+
+    With `zero_up` D stays Kaiming-uniform (a = sqrt(5), as `nn.Linear` has it) and U is zero, so that the adapter
+    starts as 0 (He et al. 2022); otherwise both are normal with standard deviation 0.02 and it starts small
+    (`init_weights` "mam_adapter" and "bert" of the adapters library).
     """
-    down, up = kind(width, size), kind(size, width)  # Kaiming-uniform with a = sqrt(5)
     nn.init.zeros_(down.bias)
     nn.init.zeros_(up.bias)
     if zero_up:
@@ -94,7 +98,6 @@ def dense_pair[Layer: nn.Linear](
     else:
         nn.init.normal_(down.weight, std=INITIAL_STD)
         nn.init.normal_(up.weight, std=INITIAL_STD)
-    return down, up
 
 
 def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -1,33 +1,31 @@
-"""Linear layers in either layout: `nn.Linear` holds its weight as (out, in), GPT-2's `Conv1D` as (in, out)."""
+"""What methods ask of a frozen linear layer: its widths, its weight, another layer in its place."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether `module` computes W x + b with a two-dimensional weight."""
-    return isinstance(module, (nn.Linear, Conv1D))
+    """Whether `module` computes W x + b."""
+    return isinstance(module, nn.Linear)
 
 
 def in_out_features(layer: nn.Module) -> tuple[int, int]:
     """The layer's input and output width."""
     rows, columns = layer.get_parameter("weight").shape
-    return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
+    return columns, rows
 
 
 def weight_of(layer: nn.Module) -> Tensor:
-    """The layer's weight as (out, in), float32; a view where it is that already."""
-    weight = layer.get_parameter("weight").detach()
-    return (weight.mT if isinstance(layer, Conv1D) else weight).to(torch.float32)
+    """The layer's weight, (out, in), in float32; a view where it is that already."""
+    return layer.get_parameter("weight").detach().to(torch.float32)
 
 
 @torch.no_grad()
 def set_weight(layer: nn.Module, weight: Tensor) -> None:
-    """Replace the layer's weight by `weight`, (out, in), kept in the layer's dtype and layout."""
-    layer.get_parameter("weight").copy_(weight.mT if isinstance(layer, Conv1D) else weight)
+    """Replace the layer's weight by `weight`, (out, in), kept in the layer's dtype."""
+    layer.get_parameter("weight").copy_(weight)
 
 
 @torch.no_grad()

@@ -22,16 +22,20 @@ def orthogonality(stack: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(stack @ stack.mT - identity)
 
 
-def update_importance(
-    sensitivity: Tensor, uncertainty: Tensor, weight: Tensor, gradient: Tensor, beta1: float, beta2: float
-) -> None:
-    """Moving averages of I = |weight * gradient| and of its distance to its own (new) average, in place; one shape.
+def smooth(sensitivity: Tensor, uncertainty: Tensor, importance: Tensor, beta1: float, beta2: float) -> None:
+    """Moving averages of I and of its distance to its own (new) average, in place; one shape; `importance` is used up.
 
     Section 3.2: Ibar = beta1 Ibar + (1 - beta1) I, then Ubar = beta2 Ubar + (1 - beta2) |I - Ibar|.
     """
-    importance = (weight * gradient).abs_()
     sensitivity.lerp_(importance, 1 - beta1)
     uncertainty.lerp_(importance.sub_(sensitivity).abs_(), 1 - beta2)
+
+
+def update_importance(
+    sensitivity: Tensor, uncertainty: Tensor, weight: Tensor, gradient: Tensor, beta1: float, beta2: float
+) -> None:
+    """Smooth I = |weight * gradient| in place; one shape."""
+    smooth(sensitivity, uncertainty, (weight * gradient).abs_(), beta1, beta2)
 
 
 def keep_mask(scores: Tensor, budget: int) -> Tensor:

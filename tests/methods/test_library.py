@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from bench.errors import SettingsError
-from tests.families import backbone, classifier, language_model
+from tests.families import CONFIGS, backbone, classifier, language_model
 from tests.methods.conftest import method_named
 
 BLOCKS_OF_BD_LORA = 4
@@ -15,14 +16,15 @@ RANK = 4
 @pytest.mark.parametrize(
     ("name", "target", "reason"),
     [
-        ("osf", "attention.qkv", "it passes them over"),
-        ("olora", "attention.output", "it does not start from their weights"),
-        ("kasa", "attention.qkv", r"KaSA does not support `fan_in_fan_out=True` layers \(e.g. Conv1D\)"),
+        ("osf", "c_attn", "it passes them over"),
+        ("olora", "attn.c_proj", "it does not start from their weights"),
+        ("kasa", "c_attn", r"KaSA does not support `fan_in_fan_out=True` layers \(e.g. Conv1D\)"),
     ],
 )
 def test_a_layer_that_peft_gets_wrong_is_refused_before_training(name: str, target: str, reason: str) -> None:
+    as_transformers_has_it = backbone(AutoModelForCausalLM.from_config(CONFIGS["gpt2"]))
     with pytest.raises(SettingsError, match=rf"cannot adapt the targets \(Conv1D\): {reason}\.$"):
-        method_named(name, targets=[target]).check(backbone(language_model("gpt2")).anatomy)
+        method_named(name, targets=[target]).check(as_transformers_has_it.anatomy)
 
 
 def test_a_merge_that_peft_cannot_make_is_refused_before_training() -> None:

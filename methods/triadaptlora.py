@@ -1,0 +1,102 @@
+"""TriAdaptLoRA: Brain-Inspired Triangular Adaptive Low-Rank Adaptation for Parameter-Efficient Fine-Tuning.
+
+Liang, Wang and Zeng 2025, arXiv:2501.08008. Every target layer begins with a rank of `initial_rank`, and the layers
+whose core's norm rises most gain ranks until the model has R* = rank * layers of them. A layer computes
+
+    y = W0 x + b + s B C A x,    s = alpha / (r + 1e-5),    C = L + U,
+
+with its present rank r and an r x r core of two triangles that grow by block rows C_row_j of L and block columns
+C_col_j of U, next to rows of A and columns of B (`methods/parts/growing_core.py`). The loss gains gamma times the mean
+of ||A A^T - I||_F and ||B^T B - I||_F over all layers. After the backward pass of optimizer step t, before the
+optimizer moves anything, every `incre_interval` steps after `init_warmup` (t_i) and while R < R*:
+
+- the score of a layer with J blocks is the change of N = ||C||_F / J since the last such event, or since the start;
+- with mu = (t - t_i) / (T - t_i), the m layers with the largest scores and all that tie with them grow by
+  `incre_rank_num`: m = int((R* - R) mu) for linear growth, m = int(exp(mu ln(R* - R))) for non-linear growth, at least
+  one and at most all;
+- what joins the optimizer is one group whose learning rate warms up anew and then falls over the steps that are left.
+
+A public module for PEFT 0.4 that carries the paper's name, likely the authors' own, is followed but for these points.
+There, only A of the first block is not 0 at the start and a later block is all 0, so that every gradient is 0 and
+nothing is ever learned; here A and both triangles of the first block, and A and C_row of a later block, start from
+N(0, 0.02^2), and the rest at 0: the model starts as the base model and growth leaves B C A as it is. The scheduler is
+not in that file: a new group follows IncreLoRA's rule. gamma is IncreLoRA's 0.1 instead of 0.5, new tensors get the
+run's weight decay instead of none, and the steps are by default the shares of the run that IncreLoRA's scripts use
+instead of every step. As there, R may end above R*, or below it where events are rare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import SettingsError, suggestion
+from methods.parts.growing_method import GrowingMethod
+
+if TYPE_CHECKING:
+    from bench.anatomy import Part
+    from bench.backbone import Backbone
+    from methods.parts.growing_core import TriangularLinear
+
+GROWTHS = ("linear", "non-linear")
+
+
+def layers_to_grow(growth: str, missing: int, progress: float, layers: int) -> int:
+    """m, with `missing` = R* - R (at least 1) and `progress` = mu, from 0 to 1; at least 1 and at most `layers`."""
+    count = int(missing * progress) if growth == "linear" else int(math.exp(progress * math.log(missing)))
+    return min(max(count, 1), layers)
+
+
+class TriAdaptLora(GrowingMethod):
+    """Low-rank updates with a triangular core that grow where its norm rises; `growth` is linear or non-linear.
+
+    For the other settings see `GrowingMethod`.
+    """
+
+    paper = "Liang et al. 2025, arXiv:2501.08008"
+
+    def __init__(self, *, growth: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.growth = growth
+
+    def check_settings(self) -> None:
+        """Also the kind of growth must be known."""
+        super().check_settings()
+        if self.growth not in GROWTHS:
+            raise SettingsError(f"method.growth={self.growth} is unknown.{suggestion(self.growth, GROWTHS)}")
+
+    def insert(self, backbone: Backbone, total_steps: int) -> None:
+        """Put the layers in place and evaluate their cores for the first time."""
+        from methods.parts.growing_core import normalised_norms
+
+        super().insert(backbone, total_steps)
+        self.norms = normalised_norms(self.growing_layers)
+
+    def adapted(self, part: Part) -> TriangularLinear:
+        """The target with its first block."""
+        from methods.parts.growing_core import TriangularLinear
+
+        return TriangularLinear(part.module, self.initial_rank, self.block_rank, self.alpha, self.dropout)
+
+    def after_backward(self, step: int) -> None:
+        """Grow as the schedule says."""
+        from methods.parts.growing import largest
+        from methods.parts.growing_core import normalised_norms
+
+        if not (self.grows and self.steps.grows_at(step)):
+            return
+        norms = normalised_norms(self.growing_layers)
+        scores, self.norms = norms - self.norms.to(norms.device), norms
+        progress = (step - self.steps.init_warmup) / (self.steps.total_steps - self.steps.init_warmup)
+        count = layers_to_grow(self.growth, self.budget - self.total_rank, progress, len(self.layers))
+        self.grow(step, largest(scores, count))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The growth events and the last evaluation of the cores."""
+        return {**super().state_dict(), "norms": self.norms}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Grow as before, and take back the last evaluation."""
+        super().load_state_dict(state)
+        self.norms = state["norms"].clone()
