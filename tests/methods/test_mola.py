@@ -30,7 +30,7 @@ def gathered(made: ExpertLinear, hidden: Tensor) -> Tensor:
     result = torch.zeros(len(hidden), made.out_features)
     probabilities = (hidden @ made.U.T).softmax(-1)
     for token, p in enumerate(probabilities):
-        chosen = sorted(range(made.experts), key=lambda j: -float(p[j]))[: made.top_k]
+        chosen = sorted(range(made.experts), key=p.tolist().__getitem__, reverse=True)[: made.top_k]
         for j in chosen:
             rows = slice(j * RANK, (j + 1) * RANK)
             output = made.B[:, rows] @ (made.A[rows] @ hidden[token])
