@@ -6,8 +6,7 @@ With rows numbered (i_1 .. i_D) and columns (j_1 .. j_D), the first index slowes
 
 With R = 1, where a core may lack its last two dimensions, T is the Kronecker product of the cores.
 
-T is applied to a vector without being built: the cores are multiplied to two halves L and Q, whose rows and columns
-multiply to those of T, and (T x)[i, k] = sum over j, l, a, b of L[i, j, a, b] Q[k, l, b, a] x[j, l].
+T is applied without being built, by two products of the vector: with the first core, and with that of the others.
 """
 
 from __future__ import annotations
@@ -36,27 +35,23 @@ def joined(first: Tensor, second: Tensor) -> Tensor:
     return product.flatten(2, 3).flatten(0, 1)
 
 
-def halves(cores: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """All cores as two, cut where the two have the fewest columns together: the cheapest to apply."""
-    ring = [as_ring(core) for core in cores]
-    columns = [core.shape[1] for core in ring]
-    cut = min(range(1, len(ring)), key=lambda k: math.prod(columns[:k]) + math.prod(columns[k:]))
-    return functools.reduce(joined, ring[:cut]), functools.reduce(joined, ring[cut:])
-
-
 def ring_product(cores: Sequence[Tensor], vectors: Tensor) -> Tensor:
-    """T x for vectors of (..., prod J_d), without T: (..., prod I_d), in float32 whatever autocast says."""
+    """T x for vectors of (..., prod J_d), without T: (..., prod I_d), in float32 whatever autocast says.
+
+    With P the first core and Q the core of all others: sum over j, l, a, b of P[i, j, a, b] Q[k, l, b, a] x[j, l].
+    """
     with torch.autocast(vectors.device.type, enabled=False):
-        left, right = halves(cores)
-        inner = right.permute(2, 3, 0, 1).flatten(0, 2)  # (b, a, k) by l
-        outer = left.permute(0, 1, 3, 2).flatten(1)  # i by (j, b, a)
-        grouped = vectors.to(torch.float32).reshape(-1, left.shape[1], right.shape[1])
+        first, *rest = [as_ring(core) for core in cores]
+        others = functools.reduce(joined, rest)
+        outer = first.permute(0, 3, 2, 1).flatten(0, 2)
+        inner = others.permute(0, 2, 3, 1).flatten(1)
+        grouped = vectors.to(torch.float32).reshape(-1, first.shape[1], others.shape[1])
         product = cast(Tensor, _Contracted.apply(grouped, outer, inner))  # type: ignore[no-untyped-call]
-    return product.reshape(*vectors.shape[:-1], -1)
+    return product.view(*vectors.shape[:-1], -1)
 
 
 class _Contracted(torch.autograd.Function):
-    """Vectors in groups, (n, j, l), times `inner`, (b a k, l), and `outer`, (i, j b a), on either side: (n, i, k).
+    """Vectors (n, j, l) times `outer`, (i b a, j), and the result, (n, i, b a l), times `inner`, (k, b a l).
 
     It keeps the vectors, which other layers often share, and computes what lies between the products anew.
     """
@@ -64,26 +59,19 @@ class _Contracted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
         ctx.save_for_backward(vectors, outer, inner)
-        return _for_each(outer, _between(vectors, outer, inner))
+        return _for_each(outer, vectors).view(-1, inner.shape[1]) @ inner.mT
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         vectors, outer, inner = ctx.saved_tensors
-        of_outer = torch.einsum("nik,njk->ij", gradients[0], _between(vectors, outer, inner))
-        back = _for_each(outer.mT, gradients[0]).view(-1, len(inner))
-        of_inner = back.mT @ vectors.view(-1, inner.shape[1])
-        of_vectors = (back @ inner).view(vectors.shape) if ctx.needs_input_grad[0] else None
-        return of_vectors, of_outer, of_inner
-
-
-def _between(vectors: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """The vectors times `inner` alone, (n, j b a, k)."""
-    product = vectors.view(-1, inner.shape[1]) @ inner.mT
-    return product.view(len(vectors), outer.shape[1], -1)
+        of_inner = gradients[0].mT @ _for_each(outer, vectors).view(-1, inner.shape[1])
+        between = (gradients[0] @ inner).view(len(vectors), len(outer), -1)
+        of_outer = torch.bmm(between, vectors.mT).sum(0)
+        return _for_each(outer.mT, between) if ctx.needs_input_grad[0] else None, of_outer, of_inner
 
 
 def _for_each(matrix: Tensor, groups: Tensor) -> Tensor:
-    """One matrix, (i, j), times each of (n, j, k)."""
+    """One matrix, (i, j), times each of (n, j, l)."""
     return torch.bmm(matrix.expand(len(groups), -1, -1), groups)
 
 
