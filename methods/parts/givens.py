@@ -10,8 +10,9 @@ Blocks are kept as (..., d - 1, 2, 2), level by level and k ascending.
 
 With a power of two b that divides d, c = d / b, the levels above log2(b) turn every b-th feature alone, and those
 below stay within groups of b neighbours. So R is a (c, c) matrix on every b-th feature, followed by c matrices of
-(b, b): two small products per vector, which cost d (b + c / b) multiplications each way and take one pass of the
-device each. Level by level a vector takes fewer multiplications, but log2(d) strided passes, and their gradients.
+(b, b): two small products, c^2 + d b multiplications per vector. Level by level it takes but 4 (d - 1), in log2(d)
+strided passes over the vectors, which makes a training step on CPU 2.5 times as long; turning the weight instead of
+the vectors spares no time, since the weight's gradient is one more large product.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from methods.parts.adapted_linear import AdaptedLinear, zeros
 from methods.parts.linear import weight_of
 
 GROUP = 32
-"""The greatest b. On CPU 16 and 64 are no faster; a multiple of 16 suits a GPU's matrix units."""
+"""The greatest b; 16 and 64 are no faster on CPU."""
 
 
 def tournament(width: int) -> list[tuple[int, int]]:
@@ -112,7 +113,7 @@ def turned_back(vectors: Tensor, parts: Factors) -> Tensor:
     grouped = vectors.reshape(-1, *fine.shape[:2])
     back = grouped + _per_group(grouped, fine.mT)
     back[:, :, 0] += back[:, :, 0] @ coarse.mT
-    return back.view(vectors.shape)
+    return back.reshape(vectors.shape)
 
 
 class _Turned(torch.autograd.Function):
@@ -122,7 +123,7 @@ class _Turned(torch.autograd.Function):
     def forward(ctx: Any, vectors: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
         ctx.save_for_backward(vectors, coarse, fine)
         between = _after_coarse(vectors, coarse, fine)
-        return (between + _per_group(between, fine)).view(vectors.shape)
+        return (between + _per_group(between, fine)).reshape(vectors.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +133,7 @@ class _Turned(torch.autograd.Function):
         back = gradient + _per_group(gradient, fine.mT)
         of_coarse = vectors.reshape(-1, *fine.shape[:2])[:, :, 0].mT @ back[:, :, 0]
         back[:, :, 0] += back[:, :, 0] @ coarse.mT
-        return back.view(vectors.shape), of_coarse, of_fine
+        return back.reshape(vectors.shape), of_coarse, of_fine
 
 
 def _after_coarse(vectors: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from bench.errors import SettingsError
 from methods.parts.givens import (
-    Factors,
     GivensLinear,
     QuasiGivensLinear,
     dense,
@@ -93,12 +92,22 @@ class TestTransform:
         found, wanted = (torch.autograd.grad((y * direction).sum(), (vectors, blocks, scale)) for y in (fast, expected))
         torch.testing.assert_close(found, wanted)
 
+    def test_input_and_gradient_may_lie_in_memory_in_any_order(self) -> None:
+        blocks, vectors = random_blocks(96), torch.randn(96, 5, 3).permute(2, 1, 0).requires_grad_()
+        fast = turned(vectors, factors(blocks))
+        torch.testing.assert_close(fast, vectors @ product(blocks))
+        (found,) = torch.autograd.grad(fast.sum(), vectors)  # the gradient is one number, expanded
+        torch.testing.assert_close(found, product(blocks).sum(1).expand(3, 5, 96))
+
     @pytest.mark.parametrize("width", WIDTHS)
     def test_back_is_the_transpose_and_undoes_a_rotation(self, width: int) -> None:
         vectors, blocks = torch.randn(3, width), random_blocks(width)
         torch.testing.assert_close(turned_back(vectors, factors(blocks)), vectors @ product(blocks).T)
         rotation = factors(givens(torch.randn(width - 1)))
         torch.testing.assert_close(turned_back(turned(vectors, rotation), rotation), vectors, rtol=1e-4, atol=1e-4)
+
+    def test_its_parts_leave_the_identity_out(self) -> None:
+        assert not any(part.any() for part in factors(torch.eye(2).repeat(95, 1, 1)))
 
     def test_a_parameter_is_an_angle_in_half_turns_behind_a_tanh(self) -> None:
         quarter = torch.atanh(torch.tensor([0.5]))
@@ -213,8 +222,3 @@ class TestMethod:
     def test_settings_that_cannot_work_are_refused(self, changes: dict[str, Any], sentence: str) -> None:
         with pytest.raises(SettingsError, match=sentence):
             method_named("qgoft", **changes).check(backbone().anatomy)
-
-
-def test_factors_leave_the_identity_out() -> None:
-    assert not any(part.any() for part in factors(torch.eye(2).repeat(95, 1, 1)))
-    assert isinstance(factors(random_blocks(96)), Factors)

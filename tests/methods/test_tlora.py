@@ -111,6 +111,15 @@ class TestTransform:
         torch.testing.assert_close(ring_product(cores, vectors), vectors @ dense.T, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(ring_product(transposed(cores), weight), weight @ dense, rtol=1e-4, atol=1e-3)
 
+    @pytest.mark.parametrize("rank", [1, 2])
+    def test_the_contraction_has_the_gradients_of_the_dense_product(self, rank: int) -> None:
+        cores = [core.requires_grad_() for core in random_cores(SHAPE_OUT, SHAPE_IN, rank)]
+        vectors = torch.randn(WIDTH_IN, 2, 5).permute(1, 2, 0).requires_grad_()
+        direction, tensors = torch.randn(2, 5, WIDTH_OUT), [vectors, *cores]
+        results = [ring_product(cores, vectors), vectors @ ring_matrix(cores).T]
+        found, expected = (torch.autograd.grad((result * direction).sum(), tensors) for result in results)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
 
 class TestResidual:
     def test_tr_is_the_trace_over_output_cores_and_then_input_cores(self) -> None:
@@ -139,8 +148,8 @@ class TestResidual:
         shape, rank = (8, 40, 40), 4
         made = {name: RESIDUALS[name](shape, shape, rank, 1.0, CPU).requires_grad_(False) for name in RESIDUALS}
         assert float(made["lora"].A.std()) == pytest.approx((1 / 3 / 12800) ** 0.5, rel=0.05)
-        assert float(made["tr"].C[1].std()) == pytest.approx(40**0.5 / 16, rel=0.1)
-        assert float(made["tr"].E[1].std()) == pytest.approx(40**-0.5, rel=0.1)
+        assert float(made["tr"].C[1].std()) == pytest.approx(40**0.5 / 16, rel=0.2)
+        assert float(made["tr"].E[1].std()) == pytest.approx(40**-0.5, rel=0.2)
         assert float(made["ttm"].cores[1].std()) == pytest.approx((1 / 3 / 40 / 16) ** 0.5, rel=0.05)
 
 
