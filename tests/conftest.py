@@ -96,7 +96,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised BERT with 2 layers of width 32 and a word-level vocabulary, as a local checkpoint."""
+    """A randomly initialised BERT with 2 layers of width 64 and a word-level vocabulary, as a local checkpoint."""
     import pyarrow.parquet as pq
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -121,10 +121,10 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=500,
-        hidden_size=32,
+        hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=64,
+        intermediate_size=128,
         max_position_embeddings=280,
         pad_token_id=0,
     )

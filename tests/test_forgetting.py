@@ -32,14 +32,15 @@ from bench.measure.forgetting import (
     observe,
 )
 from bench.measure.passages import PASSAGES, Passages, in_batches
+from bench.projections import take_apart
 from bench.settings import ModelSettings
 from bench.training import accelerator, store_frozen_in
 from methods.base import Method
 from tests.conftest import METHODS
-from tests.methods.conftest import SEED, STEPS, batch, method_named
+from tests.methods.conftest import SEED, STEPS, method_named, train
 
 OUTPUTS = 3
-REASSEMBLED = ("deft_injection", "frod", "hra", "olora", "orthogonal_lora", "osf", "pissa")
+REASSEMBLED = ("deft_injection", "frod", "hra", "lamda", "lamda_pp", "olora", "orthogonal_lora", "osf", "pissa")
 """Methods that put the pretrained weight together from parts: equal to it but for rounding."""
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -83,21 +84,6 @@ def attached(name: str, settings: ModelSettings) -> Method:
     base = fresh(settings, "classification", OUTPUTS)
     method.attach(base, STEPS)
     return method
-
-
-def train(method: Method) -> None:
-    """All steps of a run at a constant learning rate, with the method's hooks."""
-    model = method.backbone.model.train()
-    optimizer = torch.optim.AdamW(method.parameter_groups(method.learning_rate, 0.0))
-    torch.manual_seed(1)
-    for step in range(STEPS):
-        method.before_step(step)
-        loss, _ = method.compute_loss(model, batch(step))
-        loss.backward()
-        method.after_backward(step)
-        optimizer.step()
-        method.after_step(step)
-        optimizer.zero_grad()
 
 
 def seen(backbone: Backbone, settings: ModelSettings) -> Observation:
@@ -263,6 +249,7 @@ def test_the_rise_is_that_of_the_changed_backbone_under_the_pretrained_head(
             parameter.add_(0.1 * torch.randn_like(parameter))
     projection = model.get_output_embeddings()
     projection.weight = torch.nn.Parameter(projection.weight.detach().clone())  # no longer tied to the embeddings
+    take_apart(model)
     model.base_model.load_state_dict(changed.anatomy.backbone.state_dict(), strict=False)
     rise = drift(changed, settings).language_loss_rise
     assert rise == pytest.approx(loss_of(model, settings) - before, abs=1e-5)

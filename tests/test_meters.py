@@ -19,8 +19,7 @@ from bench.measure import inference, memory_causes, probe
 from bench.measure.throughput import StepClock
 from bench.record import RunRecord
 from tests.conftest import METHODS, ROOT, RunCommand, records, the_record
-from tests.methods.conftest import attached
-from tests.methods.test_contract import loop
+from tests.methods.conftest import attached, loop
 
 NOT_HERE = {"energy_source", "base_language_loss", "data_sheet_flops_per_second"}
 

@@ -93,10 +93,12 @@ def factors(blocks: Tensor, scale: Tensor | None = None) -> Factors:
     width = blocks.shape[-3] + 1
     group = math.gcd(width, GROUP)
     groups, lower, levels = width // group, group.bit_length() - 1, by_level(blocks)
-    coarse_identity, fine_identity = _identity(groups, blocks), _identity(group, blocks)
+    transforms = blocks.shape[:-3]
+    coarse_identity = _identity(groups, blocks).expand(*transforms, groups, groups)
+    fine_identity = _identity(group, blocks).expand(*transforms, groups, group, group)
     coarse = turned_by_levels(coarse_identity, levels[lower:])
-    within = [level.reshape(*level.shape[:-3], groups, -1, 2, 2) for level in levels[:lower]]
-    fine = turned_by_levels(fine_identity.expand(groups, group, group), within)
+    within = [level.reshape(*transforms, groups, -1, 2, 2) for level in levels[:lower]]
+    fine = turned_by_levels(fine_identity, within)
     if scale is not None:
         fine = fine * scale.reshape(*scale.shape[:-1], groups, 1, group)
     return Factors(coarse - coarse_identity, fine - fine_identity)

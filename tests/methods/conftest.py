@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig
@@ -15,9 +16,13 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Roberta
 from bench.anatomy import Anatomy
 from bench.backbone import Backbone
 from bench.measure import parameters
+from bench.measure.throughput import StepClock
 from bench.planning import build
+from bench.settings import TrainingSettings
 from bench.span_pair import SpanPairModel
+from bench.training import TrainingLoop, accelerator
 from methods.base import Method
+from tasks.examples import TextExamples, Tokens
 from tests.conftest import CONFIGURATION
 from tests.families import classifier, language_model
 
@@ -133,3 +138,26 @@ def logits(method: Method, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     method.backbone.model.eval()
     with torch.no_grad():
         return method.backbone.model(**{k: v for k, v in inputs.items() if k != "labels"}).logits
+
+
+def examples() -> TextExamples:
+    """Twenty random examples of five to nine tokens."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(5, 10, 20)
+    ids = random.integers(4, 100, lengths.sum()).astype(np.int32)
+    tokens = Tokens(ids, None, np.concatenate([[0], np.cumsum(lengths)]))
+    return TextExamples(tokens, random.integers(0, 3, 20), np.arange(20))
+
+
+def loop(method: Method, steps: int = STEPS, precision: str = "fp32") -> TrainingLoop:
+    """A training loop of a few steps at the method's own learning rate."""
+    settings = TrainingSettings(learning_rate=method.learning_rate, epochs=1, max_length=16, batch_size=BATCH)
+    return TrainingLoop(method, examples(), settings, accelerator("cpu", precision), steps, seed=3)
+
+
+def train(method: Method, until: int | None = None, steps: int = STEPS) -> TrainingLoop:
+    """The loop of `steps` steps after a run to its end, or to the step `until`."""
+    torch.manual_seed(1)
+    training = loop(method, steps)
+    training.run(StepClock("cpu"), lambda point: None, until)
+    return training

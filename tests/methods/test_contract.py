@@ -14,37 +14,13 @@ from bench.evaluation import outputs
 from bench.measure import parameters
 from bench.measure.inference import difference
 from bench.measure.throughput import StepClock
-from bench.settings import TrainingSettings
-from bench.training import TrainingLoop, accelerator, store_frozen_in
-from methods.base import Method, trainable
-from tasks.examples import TextExamples, Tokens
+from bench.training import accelerator, store_frozen_in
+from methods.base import trainable
 from tests.conftest import METHODS
-from tests.methods.conftest import BATCH, STEPS, attached, backbone, batch, logits, padded_batch
+from tests.methods.conftest import STEPS, attached, backbone, batch, examples, logits, loop, padded_batch, train
 
 every_method = pytest.mark.parametrize("name", METHODS)
 INPUTS = [batch(), padded_batch()]
-
-
-def examples() -> TextExamples:
-    """Twenty random examples of five to nine tokens."""
-    random = np.random.default_rng(0)
-    lengths = random.integers(5, 10, 20)
-    ids = random.integers(4, 100, lengths.sum()).astype(np.int32)
-    tokens = Tokens(ids, None, np.concatenate([[0], np.cumsum(lengths)]))
-    return TextExamples(tokens, random.integers(0, 3, 20), np.arange(20))
-
-
-def loop(method: Method, steps: int = STEPS) -> TrainingLoop:
-    """A training loop of a few steps at the method's own learning rate."""
-    settings = TrainingSettings(learning_rate=method.learning_rate, epochs=1, max_length=16, batch_size=BATCH)
-    return TrainingLoop(method, examples(), settings, accelerator("cpu", "fp32"), steps, seed=3)
-
-
-def train(method: Method, until: int | None = None) -> TrainingLoop:
-    torch.manual_seed(1)
-    training = loop(method)
-    training.run(StepClock("cpu"), lambda point: None, until)
-    return training
 
 
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -208,8 +184,7 @@ def test_a_run_in_half_precision_trains_and_serves(name: str) -> None:
     method = attached(name)
     store_frozen_in(method.backbone.model, "bf16")
     runner = accelerator("cpu", "bf16")
-    settings = TrainingSettings(learning_rate=method.learning_rate, epochs=1, max_length=16, batch_size=BATCH)
-    training = TrainingLoop(method, examples(), settings, runner, STEPS, seed=3)
+    training = loop(method, precision="bf16")
     assert np.isfinite(training.run(StepClock("cpu"), lambda point: None))
     training.release()
     trained = outputs(method.backbone, examples(), 8, runner.device, runner.autocast())

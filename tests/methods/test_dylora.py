@@ -14,8 +14,7 @@ from bench.measure.throughput import StepClock
 from methods.base import trainable
 from methods.dylora import DyLora
 from methods.parts.nested_linear import NestedLinear
-from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, method_named
-from tests.methods.test_contract import loop, train
+from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, loop, method_named, train
 
 RANK, ALPHA = 4, 16
 every_rank = pytest.mark.parametrize("rank", range(1, RANK + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,20 @@ from torch import Tensor, nn
 from bench.errors import SettingsError
 from bench.measure import parameters
 from bench.measure.throughput import StepClock
-from bench.training import TrainingLoop
 from methods.increlora import IncreLora, layers_per_event
 from methods.parts.growing import by_structure, joined, largest, mean_orthogonality
 from methods.parts.growing_method import GrowthSteps
 from methods.parts.growing_triplets import LayerImportance, TripletLinear, sensitivity
-from tests.methods.conftest import attached, batch, count_on_roberta_base, logits, method_named, roberta_base
-from tests.methods.test_contract import loop
+from tests.methods.conftest import (
+    attached,
+    batch,
+    count_on_roberta_base,
+    logits,
+    loop,
+    method_named,
+    roberta_base,
+    train,
+)
 
 STEPS = 24
 LAYERS = 12
@@ -32,11 +40,7 @@ def increlora(**changes: Any) -> Any:
     return attached("increlora", STEPS, **{**SLOW_GROWTH, **changes})
 
 
-def trained(method: IncreLora, until: int | None = None) -> TrainingLoop:
-    torch.manual_seed(1)
-    training = loop(method, STEPS)
-    training.run(StepClock("cpu"), lambda point: None, until)
-    return training
+trained = functools.partial(train, steps=STEPS)
 
 
 def backward(method: IncreLora, *weights: float) -> None:

@@ -16,8 +16,7 @@ from bench.training import TrainingLoop
 from methods.lamda import Lamda, allocated_ranks, candidate_ranks, frozen_columns
 from methods.parts.decomposed_linear import CoreLinear, HeldColumns
 from methods.parts.decompositions import normalised_energy, svd_start, thin_svd
-from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, method_named
-from tests.methods.test_contract import loop, train
+from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, loop, method_named, train
 
 STEPS = 10
 RANK = 4

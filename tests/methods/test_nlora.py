@@ -14,8 +14,7 @@ from methods.base import trainable
 from methods.parts.adapted_linear import LowRankLinear
 from methods.parts.decomposed_linear import CoreLinear, random_start
 from methods.parts.decompositions import nystrom_start
-from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, method_named
-from tests.methods.test_contract import train
+from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, method_named, train
 
 QV = ["attention.query", "attention.value"]
 

@@ -170,9 +170,10 @@ class TestLayer:
             rounded = made(hidden)
         assert torch.equal(rounded, made(hidden))
 
+    @pytest.mark.parametrize("width", [33, 32, 48])
     @pytest.mark.parametrize("variant", VARIANTS)
-    def test_the_factors_of_many_layers_at_once_are_those_of_each(self, variant: str) -> None:
-        layers = [layer(variant) for _ in range(3)]
+    def test_the_factors_of_many_layers_at_once_are_those_of_each(self, variant: str, width: int) -> None:
+        layers = [layer(variant, nn.Linear(width, 5)) for _ in range(3)]
         for made, together in zip(layers, stacked_factors(layers), strict=True):
             torch.testing.assert_close(together, made.factors())
 

@@ -16,8 +16,7 @@ from bench.measure.throughput import StepClock
 from methods.base import ADAPTER_FILE, trainable
 from methods.parts.linear import weight_of
 from methods.s2lora import S2Lora
-from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, method_named
-from tests.methods.test_contract import loop, train
+from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, loop, method_named, train
 
 RANK, LAYERS = 4, 12
 D, FFN = 64, 128

@@ -16,8 +16,7 @@ from methods.parts.gated_linear import GatedLinear, pruned_factors
 from methods.parts.optimizer_groups import with_own_group
 from methods.parts.proximal import apply_to_all, mean_magnitude, shrink_then_cut, soft_threshold
 from methods.sora import Sora, Stages, thresholds
-from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, method_named
-from tests.methods.test_contract import loop, train
+from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, loop, method_named, train
 
 STAGED = {"lambda_schedule": "linear", "xi": 0.0, "max_lambda": 0.6, "lambda_num": 4, "first_stage": 2}
 

@@ -14,8 +14,7 @@ from bench.errors import SettingsError
 from methods.base import trainable
 from methods.parts.decomposed_linear import DiagonalLinear
 from methods.parts.decompositions import rank_of_energy, thin_svd
-from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, method_named
-from tests.methods.test_contract import train
+from tests.methods.conftest import attached, backbone, batch, count_on_roberta_base, logits, method_named, train
 
 
 def layer_on(base: nn.Module, **settings: Any) -> DiagonalLinear:

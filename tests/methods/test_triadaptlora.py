@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,19 @@ from torch import nn
 from bench.errors import SettingsError
 from bench.measure import parameters
 from bench.measure.throughput import StepClock
-from bench.training import TrainingLoop
 from methods.parts.growing import GrowingLinear, joined
 from methods.parts.growing_core import TriangularLinear, core, cores, normalised_norms
 from methods.triadaptlora import TriAdaptLora, layers_to_grow
-from tests.methods.conftest import attached, batch, count_on_roberta_base, logits, method_named, roberta_base
-from tests.methods.test_contract import loop
+from tests.methods.conftest import (
+    attached,
+    batch,
+    count_on_roberta_base,
+    logits,
+    loop,
+    method_named,
+    roberta_base,
+    train,
+)
 
 STEPS = 24
 LAYERS = 12
@@ -30,11 +38,7 @@ def triadaptlora(**changes: Any) -> Any:
     return attached("triadaptlora", STEPS, **{**SLOW_GROWTH, **changes})
 
 
-def trained(method: TriAdaptLora, until: int | None = None) -> TrainingLoop:
-    torch.manual_seed(1)
-    training = loop(method, STEPS)
-    training.run(StepClock("cpu"), lambda point: None, until)
-    return training
+trained = functools.partial(train, steps=STEPS)
 
 
 def triangular_layer(rank: int = 1, block_rank: int = 2) -> TriangularLinear:
