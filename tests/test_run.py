@@ -133,7 +133,7 @@ def test_every_method_runs_on_single_sentences_pairs_and_regression(sample: RunC
         (["training.learning_rate=nan"], "training.learning_rate=nan must be above 0."),
         (["seed=-1"], "seed=-1 must be at least 0."),
         (["seed=0,1"], "add -m to sweep over it"),
-        (["method.rank=33"], "method.rank=33 is above the size of"),
+        (["method.rank=65"], "method.rank=65 is above the size of"),
         (["method.targets=[querry]"], "'querry' matches no module. Did you mean 'query'?"),
         (["method._target_=os.system"], "cannot be set"),
         (["hardware.device=cuda"], "no CUDA device"),
