@@ -16,6 +16,7 @@ from bench.identity import settings_id
 from bench.planning import Plan
 from bench.record import RunRecord
 from bench.schema import plain
+from bench.settings import RunSettings
 from bench.signals import Stopped
 from bench.store import RECORD_FILE
 from bench.team import ALONE, Team
@@ -30,7 +31,7 @@ def opened(plan: Plan) -> RunRecord:
     """A record that says what runs, with status "open" until it ends."""
     settings = plan.settings
     commit, dirty = provenance.git_state()
-    return RunRecord(
+    record = RunRecord(
         run_id=plan.run_id,
         status="open",
         method=plan.names.method,
@@ -38,6 +39,7 @@ def opened(plan: Plan) -> RunRecord:
         task=plan.names.task,
         seed=settings.seed,
         budget=settings.budget.name,
+        held_out=settings.budget.held_out,
         data_source=plan.source.kind,
         precision=plan.hardware.precision,
         device=plan.hardware.device,
@@ -54,6 +56,21 @@ def opened(plan: Plan) -> RunRecord:
         versions=provenance.versions(),
         started_at=provenance.now(),
     )
+    _note_tuning(record, settings)
+    return record
+
+
+def _note_tuning(record: RunRecord, settings: RunSettings) -> None:
+    tuning = settings.tuning
+    record.tuning = tuning.name
+    if tuning.name == "none":
+        reason = "the settings are defaults"
+        record.reasons |= {"tuning_steps": reason, "tuned_at_edge": reason}
+        return
+    record.tuning_trials, record.tuning_steps = tuning.trials, tuning.steps
+    record.tuned_settings = settings.values(tuning.keys)
+    record.tuned_at_edge = settings.tuned_at_edge
+    record.trial_run_ids = list(tuning.run_ids)
 
 
 def note_failure(record: RunRecord, error: BaseException, trace: Path) -> None:

@@ -36,6 +36,10 @@ def one_line(error: BaseException) -> str:
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """The tail of an error sentence: the nearest match, if there is one, and what is allowed."""
     allowed = sorted(choices)
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{hint} Allowed: {', '.join(allowed)}."
+    return f"{nearest(name, allowed)} Allowed: {', '.join(allowed)}."
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A question after the nearest match, if there is one, else nothing."""
+    near = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.hardware import Hardware
-    from bench.settings import ModelSettings, RunSettings
+    from bench.settings import BudgetSettings, ModelSettings, RunSettings, TuningSettings
     from tasks.sources import Source
 
 IDENTITY_VERSION = 2
@@ -21,8 +21,8 @@ DESCRIPTIVE = ("facts",)
 NOT_TRAINING = ("log_steps", "checkpoint_steps", "checkpoint_minutes")
 NOT_MODEL = ("name", "package")
 """A package carries the same weights as the repository at its revision."""
-VISION_ONLY = ("image_size",)
-"""Left out for a model that reads text, so that its runs keep the ids of earlier versions."""
+SEARCH = ("name", "trials", "steps", "seed", "span", "extra")
+"""How settings were chosen; not by which trials, whose outcome stands in the settings themselves."""
 
 
 def canonical(settings: RunSettings, hardware: Hardware, source: Source) -> dict[str, Any]:
@@ -34,17 +34,28 @@ def canonical(settings: RunSettings, hardware: Hardware, source: Source) -> dict
         "model": _model_settings(settings.model),
         "task": dict(settings.task),
         "data": {"source": source.kind, "revision": source.revision},
-        "budget": asdict(settings.budget),
+        "budget": _budget_settings(settings.budget),
         "training": training,
         "per_device_batch_size": settings.hardware.per_device_batch_size,
         "precision": hardware.precision,
         "seed": settings.seed,
+        **({} if settings.tuning.name == "none" else {"tuning": _search(settings.tuning)}),
     }
 
 
 def _model_settings(model: ModelSettings) -> dict[str, Any]:
+    """Without the size of images where a model reads text: its runs keep the ids of earlier versions."""
     settings = {key: value for key, value in asdict(model).items() if key not in NOT_MODEL}
-    return {key: value for key, value in settings.items() if key not in VISION_ONLY or value is not None}
+    return {key: value for key, value in settings.items() if key != "image_size" or value is not None}
+
+
+def _budget_settings(budget: BudgetSettings) -> dict[str, Any]:
+    """Without `held_out` where nothing is: such runs keep the ids of earlier versions."""
+    return {key: value for key, value in asdict(budget).items() if key != "held_out" or value}
+
+
+def _search(tuning: TuningSettings) -> dict[str, Any]:
+    return {key: value for key, value in asdict(tuning).items() if key in SEARCH}
 
 
 def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,14 +71,22 @@ def run_id(identity: Mapping[str, Any]) -> str:
 def settings_id(settings: RunSettings) -> str:
     """Hash of a method's settings and recipe: what the seeds and tasks of one leaderboard row have in common.
 
-    What a task or budget brings by default counts as that, not by its value, so that it is equal on all tasks.
+    What a task or budget brings by default counts as that, not by its value, so that it is equal on all tasks. Of a
+    tuned run counts how it was tuned, in place of the values that were chosen.
     """
     training = {key: value for key, value in asdict(settings.training).items() if key not in NOT_TRAINING}
+    method = method_settings(settings.method)
     brought = {"epochs": settings.task, "max_length": settings.task, "max_steps": asdict(settings.budget)}
     for key, defaults in brought.items():
         if training[key] == defaults[key]:
             training[key] = "default"
-    return digest({"method": method_settings(settings.method), "training": training})[:SETTINGS_ID_LENGTH]
+    chosen: dict[str, Any] = {}
+    if settings.tuning.name != "none":
+        chosen = {"tuning": _search(settings.tuning)}
+        for key in settings.tuning.keys:
+            section, _, name = key.partition(".")
+            {"method": method, "training": training}[section].pop(name)
+    return digest({"method": method, "training": training, **chosen})[:SETTINGS_ID_LENGTH]
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INDEX_FILE = "index.parquet"
-FORMAT = 1
+FORMAT = 2
 """To be raised when the same record would give another row than before."""
 NEVER = -1
 """The size noted for a file that the system refused: it has another one, so the file is tried again."""
@@ -41,7 +41,7 @@ RecordFile = tuple[str, int, int, str | None]
 
 def _schema() -> pa.Schema:
     """The index's columns; their metadata changes with whatever decides how a record is read."""
-    arrow = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    arrow = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     types = TYPES | {"combined_score": float}
     files = [("folder", str), ("size", int), ("modified_ns", int), ("unreadable", str)]
     recorded = [(name, (get_args(types[name]) or (types[name],))[0]) for name in ("status", "run_id", *COLUMNS)]
@@ -74,8 +74,9 @@ class Index:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """Complete records, one row each, with the columns that the boards use, in the order of their folders."""
-        return self.table.filter(pc.equal(self.table["status"], "complete")).select(COLUMNS).to_pandas()
+        """Complete records but those of trials, with the columns that the boards use, in the order of their folders."""
+        counts = pc.and_not(pc.equal(self.table["status"], "complete"), self.table["held_out"])
+        return self.table.filter(counts).select(COLUMNS).to_pandas()
 
     @property
     def statuses(self) -> dict[str, str]:

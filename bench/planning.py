@@ -62,6 +62,8 @@ def plan(settings: RunSettings, names: Names, overrides: list[str]) -> Plan:
     resolved = hardware.resolve(settings.hardware)
     task = _task(json.dumps(dict(settings.task)))
     source = resolve(settings.data, task)
+    if settings.budget.held_out:
+        task, source = task.held_out(source)
     identity = run_id(canonical(settings, resolved, source))
     store = Store(Path(settings.results.dir))
     folder = store.folder(names.task, names.model, names.method, identity)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def column(meaning: str, formula: str | None = None, default: Any = None, meter: str | None = None) -> Any:
@@ -77,6 +77,21 @@ class RunRecord:
         "went on. Times and energy are those of the work that the result rests on.",
         default=[],
     )
+    held_out: bool = column(
+        "Whether the run was scored on a part of the training split that it was not trained on, as a tuning's trials "
+        "are; such runs stand on no board.",
+        default=False,
+    )
+    tuning: str = column(
+        "How the run's settings were chosen: none (they are defaults), grid or optuna.", default="none"
+    )
+    tuning_trials: int = column("Trials among which the settings were chosen.", default=0)
+    tuning_steps: int | None = column("Optimizer steps of each trial.")
+    tuned_settings: dict[str, Any] = column("The settings that were chosen, by name.", default={})
+    tuned_at_edge: bool | None = column(
+        "Whether the chosen learning rate is the lowest or highest that could be chosen."
+    )
+    trial_run_ids: list[str] = column("The trials, by run id.", default=[])
     selection: str = column("Which weights are scored: those after the last step.", default="last")
 
     # Parameters and size

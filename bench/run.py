@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a run failed or diverged, 2 bad input, 130 interrupted by 
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from bench.planning import Names, Plan, plan
 from bench.record import RunRecord
 from bench.signals import Stopped
 from bench.summary import table
+from bench.sweep import Sweep
 from bench.workspace import ClaimLost, Held
 
 CONFIGURATION = "../conf"
@@ -65,44 +67,61 @@ def new_console() -> Console:
 def run_single(arguments: Sequence[str], console: Console) -> int:
     """One run, or what Hydra's own options ask for (`--help`, `--cfg job`); returns the exit code."""
     sys.argv[1:] = arguments
-    codes: list[int] = []
+    composed: list[Plan | UserError] = []
 
     @hydra.main(version_base="1.3", config_path=CONFIGURATION, config_name="config")
     def job(config: DictConfig) -> None:
         try:
-            codes.append(_run_composed(config, console))
+            composed.append(_composed(config))
         except UserError as error:  # Hydra would add a line of its own
-            codes.append(refuse(error))
+            composed.append(error)
 
     job()
-    return max(codes, default=0)
+    return max((_run_composed(found, console) for found in composed), default=0)
 
 
-def _run_composed(config: DictConfig, console: Console) -> int:
-    """The run that Hydra has composed; returns the exit code. Raises UserError."""
+def _composed(config: DictConfig) -> Plan:
+    """The run that Hydra has composed. Raises UserError."""
     chosen = HydraConfig.get()
     choices = chosen.runtime.choices
     elsewhere = [override for override in chosen.overrides.hydra if override.startswith(sweep.SEARCH_PATH)]
     overrides = [*elsewhere, *chosen.overrides.task]
-    todo = plan(sweep.validated(config, choices, overrides), Names.of(choices), overrides)
+    return plan(sweep.validated(config, choices, overrides), Names.of(choices), overrides)
+
+
+def _run_composed(todo: Plan | UserError, console: Console) -> int:
+    """Carry out a single run; returns the exit code. Raises UserError."""
+    if isinstance(todo, UserError):
+        raise todo
+    if todo.settings.tuning.to_do:
+        return run_sweep(todo.overrides, console)
     if todo.settings.hardware.on_slurm:
         return submit([todo], console, todo.run_id)
     return carry_out(todo, console, wait=True)
 
 
 def run_sweep(arguments: Sequence[str], console: Console) -> int:
-    """All runs of a grid that are not finished yet; returns the exit code."""
+    """All runs of a grid that are not finished yet, after the trials that they need; returns the exit code."""
     todo = sweep.planned(arguments)
+    if any(item.settings.tuning.to_do for item in todo.plans):
+        from bench import tuning
+
+        todo = tuning.tuned(todo, functools.partial(_run_planned, console=console), console)
+    code = _run_planned(todo, console)
+    if todo.plans:
+        console.print(status.table(status.of_runs(todo.results, [item.folder for item in todo.plans])))
+    return max(code, *(error.exit_code for _, error in todo.refused), 0)
+
+
+def _run_planned(todo: Sweep, console: Console) -> int:
+    """The runs of a sweep that are not finished yet; returns the exit code."""
     sweep.announce(todo, console)
     if not todo.plans:
-        return REFUSED
+        return 0
     todo.write()
     if todo.plans[0].settings.hardware.on_slurm:
-        code = submit([item for item in todo.plans if item.finished is None], console, todo.id)
-    else:
-        code = carry_out_all(todo.plans, console)
-    console.print(status.table(status.of_runs(todo.results, [item.folder for item in todo.plans])))
-    return max(code, REFUSED if todo.refused else 0)
+        return submit([item for item in todo.plans if item.finished is None], console, todo.id)
+    return carry_out_all(todo.plans, console)
 
 
 def carry_out_all(plans: Sequence[Plan], console: Console) -> int:

@@ -6,11 +6,15 @@ schema (see `bench/validation.py`). Nothing here imports torch: a wrong setting 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+LEARNING_RATE = "training.learning_rate"
 
 
 @dataclass(unsafe_hash=True)
@@ -47,6 +51,45 @@ class BudgetSettings:
     max_steps: int | None = None
     evaluation_examples: int | None = None
     """At most this many examples of each reported split, drawn once with a fixed seed; null is all."""
+    held_out: bool = False
+    """Whether a part of the training split is held out and scored in place of the reported splits."""
+
+
+@dataclass
+class TuningSettings:
+    """How settings are chosen before the runs that count: an equal number of short trials for every method.
+
+    A trial is a run of the budget `trial` with its own seed, scored on examples held out of the training split.
+    """
+
+    name: str = "none"
+    trials: int = 6
+    """Trials per method, model, task and budget, whatever is chosen in them."""
+    steps: int = 150
+    """Optimizer steps of a trial."""
+    seed: int = 1000
+    """Seed of every trial; no run that counts may have it."""
+    span: float = 10.0
+    """Learning rates lie between the method's own divided and multiplied by this."""
+    extra: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """Values of further settings of `method` and `training` to choose among, within the same number of trials."""
+    run_ids: list[str] = field(default_factory=list)
+    """The trials behind a run's settings; filled in when they are done."""
+
+    @property
+    def to_do(self) -> bool:
+        """Whether there are trials to do before the run."""
+        return self.name != "none" and not self.run_ids
+
+    @property
+    def keys(self) -> list[str]:
+        """The settings that are chosen."""
+        return [] if self.name == "none" else [LEARNING_RATE, *self.choices]
+
+    @property
+    def choices(self) -> dict[str, list[Any]]:
+        """The values in `extra` by setting, such as `method.rank`."""
+        return {f"{section}.{name}": found for section, names in self.extra.items() for name, found in names.items()}
 
 
 @dataclass
@@ -175,12 +218,24 @@ class RunSettings:
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     data: DataSettings = field(default_factory=DataSettings)
     budget: BudgetSettings = field(default_factory=BudgetSettings)
+    tuning: TuningSettings = field(default_factory=TuningSettings)
     measure: MeasureSettings = field(default_factory=MeasureSettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     results: ResultsSettings = field(default_factory=ResultsSettings)
     seed: int = 0
     rerun: bool = False
+
+    def values(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of these settings, `method.NAME` or `training.NAME`."""
+        sections: dict[str, Mapping[str, Any]] = {"method": self.method, "training": vars(self.training)}
+        return {key: sections[section][name] for key in keys for section, _, name in [key.partition(".")]}
+
+    @property
+    def tuned_at_edge(self) -> bool:
+        """Whether the learning rate is the lowest or highest that tuning could choose, so that others may be better."""
+        away = abs(math.log(self.training.learning_rate / self.method["learning_rate"]))
+        return away > 0.99 * math.log(self.tuning.span)
 
 
 def register() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,17 +71,30 @@ def planned(overrides: Sequence[str]) -> Sweep:
 
     A run whose data or backbone cannot be had is refused alone.
     """
-    plans: dict[str, Plan] = {}
-    refused = []
+    plans: list[Plan] = []
+    refused: list[tuple[list[str], UserError]] = []
     validated_runs = list(expanded(overrides))
     for own, settings, choices in validated_runs:
         try:
-            todo = plan(settings, Names.of(choices), own)
-            plans.setdefault(todo.run_id, todo)
+            plans.append(plan(settings, Names.of(choices), own))
         except UserError as error:
             refused.append((own, error))
-    identity = digest({"runs": sorted(plans), "refused": sorted(" ".join(own) for own, _ in refused)})
-    return Sweep(identity[:ID_LENGTH], list(plans.values()), refused)
+    return of_plans(plans, refused)
+
+
+def of_plans(plans: Iterable[Plan], refused: Sequence[tuple[list[str], UserError]] = ()) -> Sweep:
+    """The sweep of these runs, equal ones once."""
+    distinct: dict[str, Plan] = {}
+    for todo in plans:
+        distinct.setdefault(todo.run_id, todo)
+    identity = digest({"runs": sorted(distinct), "refused": sorted(" ".join(own) for own, _ in refused)})
+    return Sweep(identity[:ID_LENGTH], list(distinct.values()), list(refused))
+
+
+def merged(sweeps: Sequence[Sweep]) -> Sweep:
+    """One sweep of the runs of several."""
+    plans = [todo for part in sweeps for todo in part.plans]
+    return of_plans(plans, [refusal for part in sweeps for refusal in part.refused])
 
 
 def expanded(overrides: Sequence[str]) -> Iterator[tuple[list[str], RunSettings, dict[str, str]]]:

@@ -73,6 +73,9 @@ RANGES: Mapping[str, Range] = {
     "per_device_batch_size": COUNT,
     "processes": COUNT,
     "rank": COUNT,
+    "span": Range(above=1, below=float("inf")),
+    "steps": COUNT,
+    "trials": COUNT,
     "ratio": Range(at_least=1),
     "reduction": COUNT,
     "seed": Range(at_least=0, below=SEED_LIMIT),
@@ -90,6 +93,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "hardware.precision": ("auto", "bf16", "fp16", "fp32"),
     "training.schedule": ("constant", "cosine", "linear"),
     "tracker.name": ("none", "wandb"),
+    "tuning.name": ("grid", "none", "optuna"),
 }
 OPEN_SECTIONS = ("method", "task")
 NOT_SETTABLE = ("_target_", "facts", "peft_type")
@@ -171,7 +175,8 @@ def _check_ranges(prefix: str, values: Any) -> None:
         elif name in CHOICES and value not in CHOICES[name]:
             raise SettingsError(f"{name}={value} is unknown.{suggestion(str(value), CHOICES[name])}")
         elif key in RANGES and value is not None:
-            _check_number(name, value, RANGES[key])
+            for number in value if isinstance(value, list) else [value]:
+                _check_number(name, number, RANGES[key])
 
 
 def check_seed(seed: int) -> None:

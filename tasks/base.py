@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +102,9 @@ class Task(Protocol):
     def subset(self, source: Source) -> str | None:
         """Which examples were taken, where the benchmark prescribes a subset; None elsewhere."""
 
+    def held_out(self, source: Source) -> tuple[Task, Source]:
+        """The task and source that train on a part of the training split and score another part of it."""
+
     @property
     def outputs(self) -> int:
         """Width of the task head."""
@@ -157,6 +160,17 @@ class StoredTask:
         """The splits that are scored."""
         return self.reported_splits
 
+    @property
+    def context_column(self) -> str | None:
+        """Column whose equal values mark training rows that belong together; None where every row stands alone."""
+        return None
+
     def subset(self, source: Source) -> str | None:
         """Which examples were taken where a benchmark prescribes a subset."""
         return None
+
+    def held_out(self, source: Source) -> tuple[Self, Source]:
+        """The same task on two parts of the training split."""
+        from tasks.held_out import HeldOutSource
+
+        return self, HeldOutSource.cut(source, self.reported_splits, self.context_column)

@@ -51,6 +51,11 @@ class TextTask(StoredTask):
             raise SettingsError(f"task.kind={self.kind} is unknown.{suggestion(self.kind, self.kinds)}")
 
     @property
+    def context_column(self) -> str | None:
+        """The first text: a premise, a passage or a question may stand in several rows."""
+        return self.text_columns[0]
+
+    @property
     def outputs(self) -> int:
         """Classes, or 1 for regression."""
         return len(self.labels) if self.kind != "regression" else 1

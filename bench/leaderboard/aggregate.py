@@ -41,8 +41,9 @@ class Board:
 
 
 def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Complete records, one row each, with the columns that the boards use."""
-    return pd.DataFrame([board_values(record) for record in records if record.status == "complete"], columns=COLUMNS)
+    """Complete records but those of trials, one row each, with the columns that the boards use."""
+    counted = [record for record in records if record.status == "complete" and not record.held_out]
+    return pd.DataFrame([board_values(record) for record in counted], columns=COLUMNS)
 
 
 def by_settings(runs: pd.DataFrame) -> pd.DataFrame:

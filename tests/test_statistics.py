@@ -1,0 +1,398 @@
+"""Intervals and paired tests against published tables, hand-worked values and exhaustive enumeration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+from bench.leaderboard.statistics import resampling
+from bench.leaderboard.statistics.intervals import (
+    Interval,
+    Summary,
+    bootstrap_mean_interval,
+    standard_error_over_examples,
+    summary,
+    wilson_interval,
+)
+from bench.leaderboard.statistics.paired import (
+    PairedDifference,
+    holm,
+    mcnemar,
+    not_separable_from_best,
+    paired_bootstrap,
+    paired_bootstrap_of_means,
+    paired_mean_bootstrap,
+)
+from bench.leaderboard.statistics.resampling import resampled_means
+
+# Newcombe 1998, table I: successes, trials, limits of method 3 (Wilson's score without continuity correction)
+NEWCOMBE = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def accuracy(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
+    return float(np.mean(predictions == labels))
+
+
+def test_a_summary_of_three_seeds_follows_the_t_table() -> None:
+    found = summary([80.0, 82.0, 87.0])
+    assert (found.mean, found.n) == (83.0, 3)
+    assert found.standard_deviation == pytest.approx(13**0.5)  # deviations -3, -1, 4: (9 + 1 + 16) / 2
+    assert found.half_width == pytest.approx(4.303 * (13 / 3) ** 0.5, rel=1e-4)  # t of 2 degrees of freedom: 4.303
+
+
+def test_other_confidences_follow_the_t_table_too() -> None:
+    assert summary([1, 2, 3, 4, 5], confidence=0.9).half_width == pytest.approx(2.132 * 0.5**0.5, rel=1e-3)
+    assert summary([1, 2, 3, 4, 5], confidence=0.99).half_width == pytest.approx(4.604 * 0.5**0.5, rel=1e-3)
+
+
+def test_one_seed_has_a_mean_and_nothing_else() -> None:
+    assert summary([71.5]) == Summary(71.5, None, 1, None)
+    assert bootstrap_mean_interval([71.5], generator()) is None
+    assert standard_error_over_examples([1.0]) is None
+
+
+def test_equal_scores_have_an_interval_without_width() -> None:
+    assert summary([4.0, 4.0, 4.0]) == Summary(4.0, 0.0, 3, 0.0)
+    assert bootstrap_mean_interval([4.0, 4.0, 4.0], generator(), resamples=50) == Interval(4.0, 4.0)
+
+
+def test_the_t_interval_holds_its_confidence_for_three_seeds() -> None:
+    draws = generator().normal(size=(600, 3))
+    inside = [abs(found.mean) <= (found.half_width or 0) for found in map(summary, draws)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.027)  # three standard errors of 600 coins of 0.95
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0, 2.0]]])
+def test_what_cannot_be_summarised_is_refused(values: Any) -> None:
+    with pytest.raises(ValueError, match=r"hold no values|are missing or infinite|expected 1 dimensions"):
+        summary(values)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
+def test_a_confidence_is_a_fraction(confidence: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        summary([1.0, 2.0], confidence)
+
+
+def test_the_standard_error_of_an_accuracy_is_the_binomial_one() -> None:
+    right = np.repeat([1, 0], [101 * 80 // 100, 101 - 101 * 80 // 100])  # 80 of 101
+    assert standard_error_over_examples(right) == pytest.approx((80 / 101 * 21 / 101 / 100) ** 0.5)
+
+
+def test_repeating_a_run_adds_no_certainty() -> None:
+    values = generator().random(200)
+    assert standard_error_over_examples([values] * 5) == pytest.approx(standard_error_over_examples(values))
+
+
+def test_averaging_runs_with_errors_of_their_own_does() -> None:
+    values = generator().random((4, 20_000))
+    assert standard_error_over_examples(values) == pytest.approx((1 / 12 / 4 / 20_000) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(("successes", "trials", "low", "high"), NEWCOMBE)
+def test_wilson_intervals_are_those_of_newcombes_table(successes: int, trials: int, low: float, high: float) -> None:
+    found = wilson_interval(successes, trials)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_limits_are_the_proportions_that_a_score_test_just_does_not_reject() -> None:
+    found = wilson_interval(70, 100, confidence=0.9)
+    for limit in (found.low, found.high):
+        assert abs(0.7 - limit) / (limit * (1 - limit) / 100) ** 0.5 == pytest.approx(1.6449, rel=1e-4)
+
+
+def test_wilson_mirrors_success_and_failure_and_stays_in_bounds() -> None:
+    all_right, all_wrong = wilson_interval(8, 8), wilson_interval(0, 8)
+    assert all_right.high == pytest.approx(1.0)
+    assert all_right.low == pytest.approx(1 - all_wrong.high)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (5, 4), (-1, 4)])
+def test_what_is_no_proportion_is_refused(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match=f"{successes} successes in {trials} trials"):
+        wilson_interval(successes, trials)
+
+
+def test_resampled_means_have_the_distribution_of_all_resamples() -> None:
+    values = np.array([0.0, 1.0, 1.0, 5.0])
+    exact = np.array([values[list(draw)].mean() for draw in product(range(4), repeat=4)])
+    found = resampled_means(values[:, None], 40_000, generator())[:, 0]
+    for mean in np.unique(exact):
+        assert np.mean(found == mean) == pytest.approx(np.mean(exact == mean), abs=0.01)
+
+
+def test_columns_are_resampled_together() -> None:
+    values = generator().normal(size=(30, 1))
+    first, second = resampled_means(np.hstack([values, 2 * values + 1]), 500, generator()).T
+    assert second == pytest.approx(2 * first + 1)
+
+
+def test_resamples_depend_neither_on_the_size_of_the_pieces_nor_on_the_order_of_the_examples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = generator().normal(size=(50, 2))
+    whole = resampled_means(values, 300, generator(1))
+    assert np.array_equal(resampled_means(values[::-1], 300, generator(1)), whole)
+    monkeypatch.setattr(resampling, "CELLS", 7 * 50)
+    assert resampled_means(values, 300, generator(1)) == pytest.approx(whole)
+    assert list(resampling.pieces(10, 100)) == [3, 3, 3, 1]
+
+
+def test_the_bootstrap_interval_of_a_mean_is_near_the_normal_one_and_repeatable() -> None:
+    values = generator().normal(10, 2, size=400)
+    found = bootstrap_mean_interval(values, generator(1))
+    assert found == bootstrap_mean_interval(values, generator(1))
+    assert found is not None
+    half_width = 1.96 * values.std() / 20
+    assert (found.low, found.high) == pytest.approx((values.mean() - half_width, values.mean() + half_width), abs=0.01)
+
+
+def test_an_interval_needs_a_resample() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        bootstrap_mean_interval([1.0, 2.0], generator(), resamples=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        paired_bootstrap([1, 0], [0, 1], [1, 1], accuracy, generator(), resamples=0)
+
+
+def correctness(both: int, only_a: int, only_b: int, neither: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    counts = (both, only_a, only_b, neither)
+    return np.repeat([1, 1, 0, 0], counts), np.repeat([1, 0, 1, 0], counts)
+
+
+def test_mcnemar_on_fays_table() -> None:
+    found = mcnemar(*correctness(21, 9, 2, 12))  # the table of R's exact2x2, p = 0.06543
+    assert found.p_value == pytest.approx(134 / 2048)  # 2 (1 + 11 + 55) / 2^11
+    assert (found.for_a, found.for_b) == (9, 2)
+    assert found.difference == pytest.approx(7 / 44)
+
+
+def test_mcnemar_on_agrestis_approval_ratings() -> None:
+    found = mcnemar(*correctness(794, 150, 86, 570))  # Agresti 1990, p. 350: 1,600 voters asked twice
+    assert found.p_value == pytest.approx(2 * sum(math.comb(236, k) for k in range(87)) / 2**236)
+    assert found.p_value == pytest.approx(3.7e-5, rel=0.1)
+
+
+def test_mcnemar_without_discordant_pairs_or_with_equally_many_gives_one() -> None:
+    assert mcnemar(*correctness(5, 0, 0, 3)).p_value == 1.0
+    assert mcnemar(*correctness(5, 4, 4, 3)).p_value == 1.0
+    assert mcnemar([1], [0]).p_value == 1.0
+
+
+def test_mcnemar_over_seeds_is_the_sign_flip_test_over_all_assignments_of_signs() -> None:
+    right = generator(3).random((2, 3, 10)) < np.array([0.8, 0.4])[:, None, None]
+    differences = right[0].sum(axis=0) - right[1].sum(axis=0).astype(int)
+    sums = np.array([np.dot(signs, differences) for signs in product((-1, 1), repeat=10)])
+    exact = np.mean(np.abs(sums) >= abs(differences.sum()))
+    assert 0.001 < exact < 0.3
+    assert mcnemar(*right).p_value == pytest.approx(exact)
+
+
+def test_repeating_a_seed_leaves_the_p_value_as_it_is() -> None:
+    a, b = correctness(21, 9, 2, 12)
+    assert mcnemar([a] * 5, [b] * 5).p_value == pytest.approx(134 / 2048)
+
+
+def test_mcnemar_ignores_the_order_of_examples_and_of_seeds_and_mirrors_its_arguments() -> None:
+    a, b = generator().random((2, 3, 40)) < 0.6
+    shuffled = generator(1).permutation(40)
+    found, mirrored = mcnemar(a, b), mcnemar(b, a)
+    assert mcnemar(a[::-1, shuffled], b[:, shuffled]) == found
+    assert (mirrored.p_value, mirrored.difference, mirrored.for_a) == (found.p_value, -found.difference, found.for_b)
+
+
+def test_equal_methods_are_called_different_in_at_most_five_per_cent() -> None:
+    rates = generator(1).beta(2, 1, size=(1, 100))
+    right = generator(2).random((500, 2, 3, 100)) < rates
+    assert 0.01 <= np.mean([mcnemar(a, b).p_value <= 0.05 for a, b in right]) <= 0.07
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "reason"),
+    [([], [], "hold no values"), ([1, 0], [1], "must share"), ([2, 0], [1, 0], "right and wrong are 1 and 0")],
+)
+def test_what_mcnemar_cannot_compare_is_refused(a: list[int], b: list[int], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        mcnemar(a, b)
+
+
+@pytest.fixture
+def predictions() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Two methods with 2 seeds on 150 labels, right in about 85 and 78 %."""
+    labels = (generator(5).random(150) < 0.4).astype(np.int64)
+    wrong = generator(6).random((2, 2, 150)) < np.array([0.15, 0.22])[:, None, None]
+    a, b = np.where(wrong, 1 - labels, labels)
+    return a, b, labels
+
+
+def agrees(fast: PairedDifference, general: PairedDifference, tolerance: float) -> bool:
+    """Whether two bootstraps differ by no more than chance in their resamples."""
+    assert fast.difference == pytest.approx(general.difference)
+    ends = (fast.interval.low, fast.interval.high), (general.interval.low, general.interval.high)
+    return ends[0] == pytest.approx(ends[1], abs=tolerance) and abs(fast.p_value - general.p_value) < 0.02
+
+
+def test_the_mean_bootstrap_agrees_with_the_general_one(predictions: Any) -> None:
+    a, b, labels = predictions
+    general = paired_bootstrap(a, b, labels, accuracy, generator(), resamples=4_000)
+    assert agrees(paired_mean_bootstrap(a == labels, b == labels, generator()), general, 0.004)
+
+
+def confusion(runs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """True positives, false positives, false negatives and true negatives, (seeds, examples, 4)."""
+    cells = [(1, 1), (1, 0), (0, 1), (0, 0)]
+    return np.stack([(runs == said) & (labels == true) for said, true in cells], axis=-1).astype(float)
+
+
+def f1_of_means(means: NDArray[Any]) -> NDArray[Any]:
+    hit, false, missed, _ = np.moveaxis(means, -1, 0)
+    return np.asarray(2 * hit / (2 * hit + false + missed))
+
+
+def mcc_of_means(means: NDArray[Any]) -> NDArray[Any]:
+    hit, false, missed, rest = np.moveaxis(means, -1, 0)
+    margins = (hit + false) * (hit + missed) * (rest + false) * (rest + missed)
+    return np.asarray((hit * rest - false * missed) / np.sqrt(margins))
+
+
+@pytest.mark.parametrize(
+    ("of_means", "of_labels"), [(f1_of_means, f1_score), (mcc_of_means, matthews_corrcoef)], ids=["f1", "mcc"]
+)
+def test_statistics_of_means_agree_with_the_general_bootstrap(
+    predictions: Any, of_means: Callable[..., Any], of_labels: Callable[..., float]
+) -> None:
+    a, b, labels = predictions
+
+    def statistic(said: NDArray[Any], true: NDArray[Any]) -> float:
+        return float(of_means(confusion(said, true).mean(axis=0)))
+
+    general = paired_bootstrap(a, b, labels, statistic, generator(), resamples=2_000)
+    fast = paired_bootstrap_of_means(confusion(a, labels), confusion(b, labels), of_means, generator())
+    assert agrees(fast, general, 0.012)
+    scores = [np.mean([of_labels(labels, seed) for seed in method]) for method in (a, b)]
+    assert fast.difference == pytest.approx(scores[0] - scores[1])
+
+
+def test_a_tiny_bootstrap_has_the_p_value_and_interval_of_all_resamples() -> None:
+    a, b = np.array([1.0, 1, 1, 1, 0]), np.array([0.0, 0, 1, 0, 1])
+    exact = np.array([(a - b)[list(draw)].mean() for draw in product(range(5), repeat=5)])
+    found = paired_mean_bootstrap(a, b, generator(), resamples=40_000)
+    assert found.difference == pytest.approx(0.4)
+    assert found.p_value == pytest.approx(2 * np.mean(exact <= 1e-12), abs=0.01)
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(np.quantile(exact, [0.025, 0.975])))
+
+
+def test_a_certain_difference_has_the_least_p_value_that_the_resamples_allow() -> None:
+    assert paired_mean_bootstrap(np.ones(50), np.zeros(50), generator(), resamples=999).p_value == 2 / 1000
+
+
+def test_equal_methods_differ_by_nothing_with_certainty() -> None:
+    values = generator().random((3, 40))
+    assert paired_mean_bootstrap(values, values, generator()) == PairedDifference(0.0, Interval(0.0, 0.0), 1.0)
+    tenths = np.array([[0.1], [0.2], [0.3]])  # 0.1 + 0.2 + 0.3 > 0.3 + 0.2 + 0.1: rounding is no difference either
+    found = paired_bootstrap(tenths, tenths[::-1], [0], lambda said, _: float(said[0]), generator(), resamples=50)
+    assert found.difference > 0
+    assert found.p_value == 1.0
+
+
+def test_any_statistic_can_be_compared() -> None:
+    labels = generator(1).random(60)
+    close, far = labels + 0.2 * generator(2).random(60), labels + 2 * generator(3).random(60)
+    correlation = [spearmanr(each, labels).statistic for each in (close, far)]
+
+    def spearman(said: NDArray[Any], true: NDArray[Any]) -> float:
+        return float(spearmanr(said, true).statistic)
+
+    found = paired_bootstrap(close, far, labels, spearman, generator(), resamples=200)
+    assert found.difference == pytest.approx(correlation[0] - correlation[1])
+    assert found.p_value == 2 / 201
+
+
+def test_resamples_without_a_value_count_against_significance() -> None:
+    def unless_all_equal(said: NDArray[Any], true: NDArray[Any]) -> float | None:
+        return None if len(set(true)) == 1 else float(np.mean(said))
+
+    found = paired_bootstrap([1.0, 1.0], [0.0, 0.0], [0, 1], unless_all_equal, generator(), resamples=2_000)
+    assert found.p_value == pytest.approx(1.0, abs=0.1)  # half of the resamples draw the same example twice
+    assert found.interval == Interval(1.0, 1.0)
+
+
+def test_a_statistic_without_a_value_on_the_whole_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="undefined on the whole data"):
+        paired_bootstrap([1, 1], [1, 1], [0, 1], lambda said, true: None, generator(), resamples=5)
+    with pytest.raises(ValueError, match="undefined on the whole data"):
+        paired_bootstrap_of_means(np.zeros((1, 5, 4)), np.zeros((1, 5, 4)), f1_of_means, generator())
+
+
+def test_what_does_not_pair_up_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not pair up"):
+        paired_bootstrap([1, 0], [1, 0], [1, 0, 1], accuracy, generator())
+    with pytest.raises(ValueError, match="nothing to compare"):
+        paired_bootstrap([], [], [], accuracy, generator())
+    with pytest.raises(ValueError, match="must share"):
+        paired_mean_bootstrap([1.0, 0.0], [1.0], generator())
+
+
+def test_the_paired_interval_holds_its_confidence() -> None:
+    draws = generator().normal(size=(300, 2, 2, 60)) + generator(1).normal(size=(300, 1, 1, 60))
+    found = [paired_mean_bootstrap(a, b, generator(2), resamples=400) for a, b in draws]
+    inside = [each.interval.low <= 0 <= each.interval.high for each in found]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.038)  # three standard errors
+    assert np.mean([each.p_value <= 0.05 for each in found]) == pytest.approx(0.05, abs=0.038)
+
+
+def test_holm_on_the_textbook_example() -> None:
+    adjusted = holm([0.01, 0.04, 0.03, 0.005])  # ascending: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 is held at 0.06
+    assert adjusted.tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_keeps_the_order_of_the_input_and_stays_a_probability() -> None:
+    p = generator().random(20)
+    shuffled = generator(1).permutation(20)
+    assert holm(p[shuffled]) == pytest.approx(holm(p)[shuffled])
+    assert np.all(np.diff(holm(np.sort(p))) >= 0)
+    assert np.all((holm(p) >= p) & (holm(p) <= 1))
+    assert holm([0.03]).tolist() == [0.03]
+
+
+@pytest.mark.parametrize("p_values", [[], [0.5, 1.2], [0.5, math.nan]])
+def test_holm_refuses_what_are_no_p_values(p_values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"hold no values|between 0 and 1|missing"):
+        holm(p_values)
+
+
+def test_methods_stay_with_the_best_until_holm_rejects_them() -> None:
+    against = {0: 0.02, 2: 0.04, 3: 0.01}  # adjusted: 0.04, 0.04, 0.03
+
+    def p_value(best: int, other: int) -> float:
+        assert best == 1
+        return against[other]
+
+    assert not_separable_from_best([70, 90, 80, 60], p_value).tolist() == [False, True, False, False]
+    assert not_separable_from_best([70, 90, 80, 60], p_value, level=0.035).tolist() == [True, True, True, False]
+    assert not_separable_from_best([55.0], p_value).tolist() == [True]
+
+
+@pytest.mark.parametrize(("level", "expected"), [(0.05, 0.147), (2 * 0.05 / 10, 0.038)])
+def test_choosing_the_best_on_the_test_data_costs_what_the_docstring_says(level: float, expected: float) -> None:
+    """Ten equal methods with scores of variance 1; `expected` is the range's distribution: P(range > √2 z(p / 2))."""
+    rows = generator().normal(size=(2_000, 10))
+
+    def all_stay(row: NDArray[np.float64]) -> bool:
+        def p_value(best: int, other: int) -> float:
+            return math.erfc(abs(row[best] - row[other]) / 2)
+
+        return bool(not_separable_from_best(row, p_value, level).all())
+
+    assert 1 - np.mean([all_stay(row) for row in rows]) == pytest.approx(expected, abs=0.025)
