@@ -12,7 +12,7 @@ import yaml
 from bench import provenance
 from bench.errors import Diverged, one_line
 from bench.files import write_json
-from bench.identity import settings_id
+from bench.identity import recipe_id, settings_id
 from bench.planning import Plan
 from bench.record import RunRecord
 from bench.schema import plain
@@ -49,6 +49,7 @@ def opened(plan: Plan) -> RunRecord:
         model_repository=settings.model.repository,
         model_revision=settings.model.revision,
         settings_id=settings_id(settings),
+        recipe_id=recipe_id(settings),
         settings=asdict(settings),
         overrides=plan.overrides,
         git_commit=commit,

@@ -71,15 +71,9 @@ def run_id(identity: Mapping[str, Any]) -> str:
 def settings_id(settings: RunSettings) -> str:
     """Hash of a method's settings and recipe: what the seeds and tasks of one leaderboard row have in common.
 
-    What a task or budget brings by default counts as that, not by its value, so that it is equal on all tasks. Of a
-    tuned run counts how it was tuned, in place of the values that were chosen.
+    Of a tuned run counts how it was tuned, in place of the values that were chosen.
     """
-    training = {key: value for key, value in asdict(settings.training).items() if key not in NOT_TRAINING}
-    method = method_settings(settings.method)
-    brought = {"epochs": settings.task, "max_length": settings.task, "max_steps": asdict(settings.budget)}
-    for key, defaults in brought.items():
-        if training[key] == defaults[key]:
-            training[key] = "default"
+    training, method = _training(settings), method_settings(settings.method)
     chosen: dict[str, Any] = {}
     if settings.tuning.name != "none":
         chosen = {"tuning": _search(settings.tuning)}
@@ -87,6 +81,22 @@ def settings_id(settings: RunSettings) -> str:
             section, _, name = key.partition(".")
             {"method": method, "training": training}[section].pop(name)
     return digest({"method": method, "training": training, **chosen})[:SETTINGS_ID_LENGTH]
+
+
+def recipe_id(settings: RunSettings) -> str:
+    """Hash of what methods that are compared must share: training but for the learning rate, and evaluation."""
+    training = {key: value for key, value in _training(settings).items() if key != "learning_rate"}
+    return digest({"training": training, "budget": _budget_settings(settings.budget)})[:SETTINGS_ID_LENGTH]
+
+
+def _training(settings: RunSettings) -> dict[str, Any]:
+    """What a task or budget brings by default counts as that, not by its value, so that it is equal on all tasks."""
+    training = {key: value for key, value in asdict(settings.training).items() if key not in NOT_TRAINING}
+    brought = {"epochs": settings.task, "max_length": settings.task, "max_steps": asdict(settings.budget)}
+    for key, defaults in brought.items():
+        if training[key] == defaults[key]:
+            training[key] = "default"
+    return training
 
 
 def digest(values: Mapping[str, Any]) -> str:

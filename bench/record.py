@@ -372,6 +372,9 @@ class RunRecord:
     model_revision: str | None = column("Its pinned revision.")
     model_sha256: str | None = column("SHA-256 of its safetensors file.")
     settings_id: str | None = column("Hash of method settings and recipe: what the seeds of one board row share.")
+    recipe_id: str | None = column(
+        "Hash of the recipe without the learning rate, and of the budget: what rows that are compared must share."
+    )
     settings: dict[str, Any] = column("Every setting of the run.", default={})
     overrides: list[str] = column("What the command line said.", default=[])
     git_commit: str | None = column("Commit of this checkout.")

@@ -12,7 +12,7 @@ import pytest
 from bench import settings as schema
 from bench import sweep
 from bench.hardware import Hardware
-from bench.identity import canonical, run_id, settings_id
+from bench.identity import canonical, recipe_id, run_id, settings_id
 from tasks.sources import Source
 from tests.conftest import CONFIGURATION
 
@@ -77,3 +77,29 @@ def test_a_row_of_the_leaderboard_joins_seeds_and_tasks_but_not_recipes(settings
     assert settings_id(settings("training.epochs=7")) != row
     assert settings_id(settings("training.max_steps=200")) != row
     assert settings_id(settings("method.alpha=8")) != row
+
+
+@pytest.mark.parametrize("override", ["training.learning_rate=1e-4", "method=dora", "method.rank=4", "seed=3"])
+def test_methods_their_settings_and_learning_rates_share_a_recipe(override: str, settings: Any) -> None:
+    assert recipe_id(settings(override)) == recipe_id(settings())
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["training.batch_size=16", "training.max_steps=200", "budget=smoke", "budget.evaluation_examples=100"],
+)
+def test_another_effort_in_training_or_evaluation_is_another_recipe(override: str, settings: Any) -> None:
+    assert recipe_id(settings(override)) != recipe_id(settings())
+
+
+def test_what_a_task_brings_is_the_same_recipe_on_all_tasks(settings: Any) -> None:
+    assert recipe_id(settings("task=glue/rte")) == recipe_id(settings("task=glue/sst2"))
+
+
+def test_tuned_runs_of_one_study_share_their_settings_id_whatever_was_chosen(settings: Any) -> None:
+    tuned = ("tuning=grid", "+tuning.extra.method.rank=[4,8]")
+    first = settings_id(settings(*tuned, "training.learning_rate=1e-4", "method.rank=4", "tuning.run_ids=[a]"))
+    second = settings_id(settings(*tuned, "training.learning_rate=1e-3", "method.rank=8", "tuning.run_ids=[b]"))
+    assert first == second
+    assert first != settings_id(settings(*tuned, "tuning.trials=7"))
+    assert first != settings_id(settings())

@@ -95,8 +95,7 @@ def standard_error_over_examples(values: ArrayLike) -> float | None:
     s / √n over n examples (Miller 2024, arXiv:2411.00640, section 2); of right-or-wrong scores that is the binomial
     √(p (1 - p) / (n - 1)). Seeds are averaged within an example first, because runs on the same examples are no new
     examples. It holds for a mean of some hundred examples or more (below, see `wilson_interval`), and not for F1 or a
-    correlation. None for one example; raises
-    ValueError for no values.
+    correlation. None for one example; raises ValueError for no values.
     """
     scores = np.atleast_2d(numbers(values, "values", 1, 2)).mean(axis=0)
     return float(scores.std(ddof=1)) / math.sqrt(len(scores)) if len(scores) > 1 else None
