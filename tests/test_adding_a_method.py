@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "adding-a-method.md"
 BLOCK = re.compile(r"^```(?:python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILES = ("gaining/gain.py", "gaining/gain_linear.py", "conf/method/gain.yaml")
 """Where another package would keep the page's first blocks of code."""
-WIDTH, LAYERS = 32, 2
+WIDTH, LAYERS = 64, 2
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tests.conftest import ROOT
 
-WIDTH, LAYERS = 32, 2
+WIDTH, LAYERS = 64, 2
 
 
 def run(script: str, *arguments: str) -> str:

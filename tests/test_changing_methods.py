@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.record import RunRecord
 from tests.conftest import RunCommand, the_record
 
-WIDTH, LAYERS = 32, 2
+WIDTH, LAYERS = 64, 2
 QUERY_AND_VALUE = 2 * LAYERS
 
 
