@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.files import replacing
-from bench.leaderboard.columns import COLUMNS, board_values
+from bench.leaderboard.columns import COLUMNS, DERIVED, board_values
 from bench.schema import READABLE_VERSIONS, TYPES, RecordError, columns
 from bench.store import RECORD_FILE, Store
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INDEX_FILE = "index.parquet"
-FORMAT = 2
+FORMAT = 3
 """To be raised when the same record would give another row than before."""
 NEVER = -1
 """The size noted for a file that the system refused: it has another one, so the file is tried again."""
@@ -42,7 +42,7 @@ RecordFile = tuple[str, int, int, str | None]
 def _schema() -> pa.Schema:
     """The index's columns; their metadata changes with whatever decides how a record is read."""
     arrow = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    types = TYPES | {"combined_score": float}
+    types = TYPES | DERIVED
     files = [("folder", str), ("size", int), ("modified_ns", int), ("unreadable", str)]
     recorded = [(name, (get_args(types[name]) or (types[name],))[0]) for name in ("status", "run_id", *COLUMNS)]
     reading = hashlib.sha256(repr((FORMAT, READABLE_VERSIONS, TYPES)).encode()).hexdigest()
@@ -75,8 +75,16 @@ class Index:
     @property
     def runs(self) -> pd.DataFrame:
         """Complete records but those of trials, with the columns that the boards use, in the order of their folders."""
-        counts = pc.and_not(pc.equal(self.table["status"], "complete"), self.table["held_out"])
-        return self.table.filter(counts).select(COLUMNS).to_pandas()
+        return self._complete(held_out=False)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Complete records of trials, likewise."""
+        return self._complete(held_out=True)
+
+    def _complete(self, held_out: bool) -> pd.DataFrame:
+        wanted = pc.and_(pc.equal(self.table["status"], "complete"), pc.equal(self.table["held_out"], held_out))
+        return self.table.filter(wanted).select(["folder", *COLUMNS]).to_pandas()
 
     @property
     def statuses(self) -> dict[str, str]:

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import pandas as pd
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 
 from bench.index import Index
-from bench.leaderboard.publish import publish
-
-SHOWN = {
-    "method": "method",
-    "model": "model",
-    "score_mean": "score",
-    "score_std": "std",
-    "seeds": "seeds",
-    "trainable_parameters": "trainable",
-    "train_samples_per_second_mean": "samples/s",
-}
+from bench.leaderboard.publish import FOLDER, publish
 
 REPORTED = 10
 """At most this many unreadable records are named."""
 ROWS = 40
 """At most this many rows of a board are shown; the file has all."""
+HEADER = 2
+"""Lines of a table before its rows."""
 
 
 def main() -> int:
-    """Write the boards and show each task's."""
+    """Write the boards and show them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     results = parser.parse_args().results
@@ -44,9 +36,9 @@ def main() -> int:
     files = publish(results, index)
     console = Console(soft_wrap=True, highlight=False)
     for file in files:
-        if file.name not in ("overall.csv", "averages.csv"):
-            console.print(_shown(file, results))
-    console.print(f"{len(files)} tables in {results / 'leaderboard'}" if files else f"No complete record in {results}.")
+        if file.name == "leaderboard.md":
+            console.print(Markdown(shown(file)))
+    console.print(f"{len(files)} files in {results / FOLDER}" if files else f"No complete record in {results}.")
     return 0
 
 
@@ -59,18 +51,15 @@ def report_unreadable(index: Index) -> None:
         print(f"not counted: {len(unreadable) - REPORTED} more records", file=sys.stderr)
 
 
-def _shown(file: Path, results: Path) -> Table:
-    board = pd.read_csv(file)
-    table = Table(title=str(file.relative_to(results / "leaderboard").with_suffix("")), title_justify="left")
-    for name in SHOWN.values():
-        table.add_column(name)
-    if len(board) > ROWS:
-        table.caption = f"{len(board) - ROWS} more rows in {file}"
-    for row in board[list(SHOWN)].head(ROWS).itertuples(index=False):
-        table.add_row(
-            *("" if pd.isna(cell) else f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row)
-        )
-    return table
+def shown(file: Path) -> str:
+    """The boards of a Markdown file, of each the first rows."""
+    parts: list[str] = []
+    for in_table, lines in itertools.groupby(file.read_text("utf-8").splitlines(), lambda line: line.startswith("|")):
+        block = list(lines)
+        parts += block[: HEADER + ROWS] if in_table else block
+        if in_table and len(block) > HEADER + ROWS:
+            parts += ["", f"{len(block) - HEADER - ROWS} more rows in {file}"]
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

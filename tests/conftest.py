@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,19 @@ def _described(name: str) -> Any:
 def records(results: Path) -> dict[Path, RunRecord]:
     """All records below a folder, by their own folders."""
     return {path.parent: read(json.loads(path.read_text())) for path in sorted(results.rglob("record.json"))}
+
+
+def runs_of(found: Iterable[RunRecord]) -> Any:
+    """Complete records but those of trials as the index gives them to the boards."""
+    import pandas as pd
+
+    from bench.leaderboard.columns import COLUMNS, board_values
+
+    counted = [record for record in found if record.status == "complete" and not record.held_out]
+    folders = [f"{record.task}/{record.model}/{record.method}/{record.run_id}" for record in counted]
+    return pd.DataFrame([board_values(record) for record in counted], columns=COLUMNS).assign(folder=folders)[
+        ["folder", *COLUMNS]
+    ]
 
 
 def the_record(results: Path) -> tuple[Path, RunRecord]:

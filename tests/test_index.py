@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.index import INDEX_FILE, SCHEMA, Index
-from bench.leaderboard.aggregate import averages, by_settings, frame, overall
+from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.publish import publish
+from bench.leaderboard.rows import rows_of
 from bench.record import RunRecord
 from bench.schema import plain
 from bench.store import RECORD_FILE, Store
 from tasks.metrics.averages import GLUE_NINE
-from tests.conftest import ROOT
+from tests.conftest import ROOT, runs_of
 from tests.test_record import record
 
 
@@ -205,7 +206,7 @@ def test_an_empty_results_folder_has_an_empty_index(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["emptied", "halved", "no parquet", "one bit in the middle"])
+@pytest.mark.parametrize("damage", ["emptied", "halved", "no parquet", "one bit of a page"])
 def test_a_damaged_index_is_rebuilt(tmp_path: Path, damage: str) -> None:
     for number in range(50):
         put(tmp_path, seed(number))
@@ -213,7 +214,8 @@ def test_a_damaged_index_is_rebuilt(tmp_path: Path, damage: str) -> None:
     file = tmp_path / INDEX_FILE
     whole = file.read_bytes()
     flipped = bytearray(whole)
-    flipped[len(whole) // 4] ^= 1
+    column = pq.read_metadata(file).row_group(0).column(0)
+    flipped[column.data_page_offset + column.total_compressed_size - 4] ^= 1
     file.write_bytes({"emptied": b"", "halved": whole[: len(whole) // 2], "no parquet": b"PAR1"}.get(damage, flipped))
     assert seeds(tmp_path) == list(range(50))
     assert file.read_bytes() == whole
@@ -263,10 +265,12 @@ def test_boards_from_the_index_are_those_of_the_records_themselves(tmp_path: Pat
     records = varied(300)
     for value in records:
         put(tmp_path, value)
-    direct = frame(sorted(records, key=lambda value: (*value.task.split("/"), value.model, value.method, value.run_id)))
+    direct = runs_of(
+        sorted(records, key=lambda value: (*value.task.split("/"), value.model, value.method, value.run_id))
+    )
     indexed = Index.refreshed(tmp_path).runs
     assert list(indexed.columns) == list(direct.columns)
-    for board in (by_settings, lambda runs: overall(by_settings(runs)), lambda runs: averages(by_settings(runs))):
+    for board in (rows_of, lambda runs: overall(rows_of(runs), runs), lambda runs: averages(rows_of(runs))):
         assert board(indexed).to_csv() == board(direct).to_csv()
 
 
@@ -290,7 +294,7 @@ def test_boards_that_stay_the_same_are_not_written_again(tmp_path: Path) -> None
         os.utime(file, (0, 0))
     put(tmp_path, seed(2, task="glue/rte"))
     written = {file.name for file in publish(tmp_path) if file.stat().st_mtime > 0}
-    assert written == {"rte.csv"}, "the score of the second seed is that of the first, so the overall table stays"
+    assert written == {"glue.csv", "overall.csv", "pareto.csv", "leaderboard.md", "leaderboard.tex"}
 
 
 def test_the_leaderboard_names_ten_unreadable_records_and_counts_the_others(tmp_path: Path) -> None:
@@ -305,7 +309,7 @@ def test_the_leaderboard_names_ten_unreadable_records_and_counts_the_others(tmp_
     first = Store(tmp_path).folder("glue/sst2", "minilm", "lora", seed(0).run_id) / RECORD_FILE
     assert lines[0] == f"not counted: {first}: Input data was truncated"
     assert lines[-1] == "not counted: 3 more records"
-    assert len(pd.read_csv(tmp_path / "leaderboard/sample-quick/glue/sst2.csv")) == 1
+    assert len(pd.read_csv(tmp_path / "leaderboard/demonstration/glue.csv")) == 1
 
 
 def test_the_leaderboard_shows_the_first_rows_of_a_long_board_and_says_where_the_others_are(tmp_path: Path) -> None:
@@ -314,4 +318,4 @@ def test_the_leaderboard_shows_the_first_rows_of_a_long_board_and_says_where_the
     command = [sys.executable, str(ROOT / "scripts/leaderboard.py"), "--results", str(tmp_path)]
     shown = subprocess.run(command, capture_output=True, text=True).stdout
     assert [f"method{number:02d}" in shown for number in range(43)] == [True] * 40 + [False] * 3
-    assert f"3 more rows in {tmp_path / 'leaderboard/sample-quick/glue/sst2.csv'}" in shown
+    assert f"3 more rows in {tmp_path / 'leaderboard/demonstration/leaderboard.md'}" in shown

@@ -8,53 +8,113 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.leaderboard.aggregate import Board, averages, by_settings, frame, overall
+from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.publish import publish
+from bench.leaderboard.rows import rows_of
 from bench.store import Store
 from tasks.metrics.averages import GLUE_EIGHT, SUPERGLUE_EIGHT
+from tests.conftest import runs_of
 from tests.test_record import record, write
 
 
 def test_seeds_of_one_setting_become_one_row() -> None:
-    runs = frame(record(seed=seed, score=score, settings_id="x") for seed, score in enumerate((80.0, 82.0, 87.0)))
-    row = by_settings(runs).iloc[0]
+    runs = runs_of(record(seed=seed, score=score, settings_id="x") for seed, score in enumerate((80.0, 82.0, 87.0)))
+    row = rows_of(runs).iloc[0]
     assert (row.score_mean, row.seeds, row.seed_list) == (83.0, 3, "0 1 2")
     assert row.score_std == pytest.approx(13**0.5)  # deviations -3, -1, 4: (9 + 1 + 16) / 2
     assert row.trainable_parameters == 73728
 
 
 def test_parameters_that_differ_from_seed_to_seed_are_shown_as_a_whole_number() -> None:
-    runs = frame(record(seed=seed, trainable_parameters=99 + seed, settings_id="x") for seed in (0, 1, 3, 5))
-    assert by_settings(runs)["trainable_parameters"].tolist() == [101]  # the mean is 101.25
+    runs = runs_of(record(seed=seed, trainable_parameters=99 + seed, settings_id="x") for seed in (0, 1, 3, 5))
+    assert rows_of(runs)["trainable_parameters"].tolist() == [101]  # the mean is 101.25
 
 
 def test_other_settings_precision_or_data_are_other_rows() -> None:
     base = record(settings_id="x")
-    runs = frame([base, replace(base, settings_id="y"), replace(base, precision="bf16"), replace(base, device="cuda")])
-    assert len(by_settings(runs)) == 4
+    runs = runs_of(
+        [base, replace(base, settings_id="y"), replace(base, precision="bf16"), replace(base, device="cuda")]
+    )
+    assert len(rows_of(runs)) == 4
 
 
 def test_only_complete_runs_count() -> None:
-    assert len(frame([record(settings_id="x"), record(status="failed", score=None, metrics={})])) == 1
+    assert len(runs_of([record(settings_id="x"), record(status="failed", score=None, metrics={})])) == 1
 
 
-def test_short_and_sample_runs_have_boards_of_their_own() -> None:
-    assert Board.of("full", "hub").folder == Board.of("full", "mirror").folder == ""
-    assert Board.of("quick", "mirror").folder == "quick"
-    assert Board.of("quick", "sample").folder == "sample-quick"
-    assert Board.of("full", "sample").folder == "sample-full"
+def test_what_stands_in_one_group_shares_all_but_method_and_task() -> None:
+    base = record(settings_id="x")
+    for other in (
+        {"model": "bert-base"},
+        {"budget": "full"},
+        {"recipe_id": "another"},
+        {"tuning": "grid", "tuning_trials": 6, "tuning_steps": 150},
+        {"data_source": "hub"},
+        {"precision": "bf16"},
+        {"hardware": {"device_name": "NVIDIA H100"}},
+        {"processes": 2},
+        {"versions": {"torch": "2.14.0"}},
+    ):
+        groups = rows_of(runs_of([base, replace(base, **other)]))["group"]
+        assert groups.nunique() == 2, other
+    alike = rows_of(runs_of([base, replace(base, method="dora"), replace(base, task="glue/rte")]))["group"]
+    assert (len(alike), alike.nunique()) == (3, 1)
 
 
-def test_a_mean_over_tasks_is_given_only_where_none_is_missing() -> None:
-    rows = [
-        record(settings_id="x", task="glue/rte", score=60.0),
-        record(settings_id="x", task="glue/sst2", score=80.0),
-        record(settings_id="y", method="dora", task="glue/sst2", score=90.0),
+def test_rows_are_ranked_within_their_task_and_group() -> None:
+    base = record(settings_id="x", score=80.0)
+    rows = [base, replace(base, method="dora", score=90.0), replace(base, method="ia3", precision="bf16", score=99.0)]
+    ranks = rows_of(runs_of(rows)).set_index("method")["rank"]
+    assert ranks.to_dict() == {"dora": 1, "lora": 2, "ia3": 1}
+
+
+def test_the_interval_of_three_seeds_is_that_of_students_table() -> None:
+    runs = runs_of(record(seed=seed, score=score, settings_id="x") for seed, score in enumerate((80.0, 82.0, 87.0)))
+    row = rows_of(runs).iloc[0]
+    assert row.score_high - row.score_mean == pytest.approx(4.303 * 13**0.5 / 3**0.5, rel=1e-3)  # t(2) at 97.5 %
+    assert row.score_mean - row.score_low == pytest.approx(row.score_high - row.score_mean)
+
+
+def test_a_single_seed_has_no_interval() -> None:
+    row = rows_of(runs_of([record(settings_id="x")])).iloc[0]
+    assert pd.isna(row.score_std)
+    assert pd.isna(row.score_low)
+
+
+def over_tasks(*rows: tuple[str, str, float]) -> pd.DataFrame:
+    """The overall table of (method, task, score), by method."""
+    runs = runs_of(record(settings_id="x", method=method, task=task, score=score) for method, task, score in rows)
+    return overall(rows_of(runs), runs)
+
+
+def test_methods_are_compared_over_tasks_that_all_of_them_have() -> None:
+    table = over_tasks(
+        *(("lora", task, 70.0) for task in ("glue/rte", "glue/sst2", "glue/mrpc")),
+        *(("dora", task, 80.0) for task in ("glue/rte", "glue/sst2")),
+        ("ia3", "glue/sst2", 99.0),
+    )
+    assert table[["tasks", "method", "mean_score"]].to_numpy().tolist() == [
+        ["glue/mrpc glue/rte glue/sst2", "lora", 70.0],
+        ["glue/rte glue/sst2", "dora", 80.0],
+        ["glue/rte glue/sst2", "lora", 70.0],
     ]
-    table = overall(by_settings(frame(rows))).set_index("method")
-    assert table.loc["lora", "mean_score"] == 70.0
-    assert pd.isna(table.loc["dora", "mean_score"])
-    assert list(table["tasks"]) == [2, 1]
+
+
+def test_ranks_points_and_wins_over_tasks_by_hand() -> None:
+    table = over_tasks(
+        ("lora", "glue/rte", 60.0), ("lora", "glue/sst2", 90.0), ("dora", "glue/rte", 70.0), ("dora", "glue/sst2", 90.0)
+    ).set_index("method")
+    assert table["mean_score"].to_dict() == {"dora": 80.0, "lora": 75.0}
+    assert table["mean_rank"].to_dict() == {"dora": 1.25, "lora": 1.75}  # a tie shares the ranks 1 and 2
+    assert table["borda_count"].to_dict() == {"dora": 1.5, "lora": 0.5}
+    assert table["win_rate"].to_dict() == {"dora": 0.75, "lora": 0.25}
+    assert table["critical_difference"].tolist() == [pytest.approx(1.960 * (2 * 3 / (6 * 2)) ** 0.5, rel=1e-3)] * 2
+
+
+def test_two_revisions_of_a_tasks_data_are_two_tasks() -> None:
+    runs = runs_of(record(settings_id="x", data_revision=revision) for revision in ("a" * 40, "b" * 40))
+    assert overall(rows_of(runs), runs)["tasks"].tolist() == [f"glue/sst2@{'a' * 12} glue/sst2@{'b' * 12}"]
+    assert len(averages(rows_of(runs))) == 0
 
 
 def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -65,7 +125,9 @@ def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) 
     first = {path: path.read_bytes() for path in publish(tmp_path)}
     assert {path: path.read_bytes() for path in publish(tmp_path)} == first
     names = {str(path.relative_to(tmp_path / "leaderboard")) for path in first}
-    assert names == {"sample-quick/glue/sst2.csv", "sample-quick/overall.csv"}
+    assert names == {
+        f"demonstration/{name}" for name in ("glue.csv", "pareto.csv", "leaderboard.md", "leaderboard.tex")
+    }
 
 
 def test_no_records_give_no_tables(tmp_path: Path) -> None:
@@ -76,21 +138,21 @@ def test_a_benchmarks_average_is_its_own_and_missing_while_a_task_is() -> None:
     glue = [record(settings_id="x", task=f"glue/{task}", score=80.0, metrics={}) for task in GLUE_EIGHT]
     mrpc = record(settings_id="x", task="glue/mrpc", score=88.0, metrics={"accuracy": 0.88, "combined_score": 0.9})
     rows = [run for run in glue if run.task != "glue/mrpc"] + [mrpc]
-    table = averages(by_settings(frame(rows)))
+    table = averages(rows_of(runs_of(rows)))
     assert table["glue_average"].tolist() == [81.0]
     assert table["glue_average_official"].isna().all(), "WNLI is missing"
     wnli = record(settings_id="x", task="glue/wnli", score=80.0, metrics={})
-    assert averages(by_settings(frame([*rows, wnli])))["glue_average_official"].tolist() == [
+    assert averages(rows_of(runs_of([*rows, wnli])))["glue_average_official"].tolist() == [
         pytest.approx((8 * 80 + 90) / 9)
     ]
 
 
 def test_subsets_of_one_task_are_never_averaged_together() -> None:
     runs = [record(settings_id="x", task="vtab/dtd", data_subset=kind) for kind in ("official", "resampled 0123")]
-    assert sorted(by_settings(frame(runs))["data_subset"]) == ["official", "resampled"]
+    assert sorted(rows_of(runs_of(runs))["data_subset"]) == ["official", "resampled"]
 
 
 def test_superglue_needs_all_eight() -> None:
     runs = [record(settings_id="x", task=f"superglue/{task}", score=70.0, metrics={}) for task in SUPERGLUE_EIGHT]
-    assert averages(by_settings(frame(runs)))["superglue_average"].tolist() == [70.0]
-    assert len(averages(by_settings(frame(runs[1:])))) == 0
+    assert averages(rows_of(runs_of(runs)))["superglue_average"].tolist() == [70.0]
+    assert len(averages(rows_of(runs_of(runs[1:])))) == 0

@@ -133,7 +133,7 @@ def test_tuned_runs_and_defaults_stand_in_rows_of_their_own_and_trials_in_none(
     assert sample("tuning=grid", *SHORT).returncode == 0
     assert sample("measure=none").returncode == 0
     publish(tmp_path / "results")
-    board = pd.read_csv(tmp_path / "results" / "leaderboard" / "sample-smoke" / "glue" / "sst2.csv")
+    board = pd.read_csv(tmp_path / "results" / "leaderboard" / "demonstration" / "glue.csv")
     assert sorted(board["tuning"]) == ["defaults", "grid, 3 trials of 2 steps"]
     assert board["seeds"].tolist() == [1, 1]
 

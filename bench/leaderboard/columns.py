@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.record import RunRecord
 
-KEY = [
-    "task",
+TASK = ["task", "data_revision"]
+GROUP = [
     "model",
-    "method",
-    "settings_id",
     "budget",
+    "recipe_id",
     "tuning",
     "data_source",
     "data_subset",
     "precision",
-    "device",
+    "hardware",
+    "software",
 ]
-"""What the runs of one row have in common."""
+"""What rows must have in common to be ranked together."""
+ROW = ["method", "settings_id"]
+KEY = [*TASK, *GROUP, *ROW]
+"""What the runs of one row have in common: they differ in the seed alone."""
 AVERAGED = [
     "trainable_parameters",
     "trainable_percent",
@@ -27,32 +30,66 @@ AVERAGED = [
     "inference_parameters",
     "stored_bytes",
     "peak_memory_bytes",
+    "activation_bytes",
     "train_samples_per_second",
     "train_tokens_per_second",
     "train_seconds",
+    "step_seconds_median",
+    "train_flops",
+    "train_energy_joules",
+    "inference_latency_seconds_median",
+    "ppt_c1e7",
+    "pscp_b1_overhead",
+    "pscp_b2_overhead",
+    "pscp_b1_total",
 ]
-RECORDED = [*KEY, "held_out", "seed", "metric", "score", *AVERAGED]
-COLUMNS = [*RECORDED, "combined_score"]
+IDENTITY = ["held_out", "seed", "metric", "score"]
+COLUMNS = [*KEY, *IDENTITY, *AVERAGED, "combined_score", "learning_rate"]
+DERIVED: dict[str, type] = {"hardware": str, "software": str, "combined_score": float, "learning_rate": float}
+"""Columns that are no record's own, with their types."""
 WHOLE = "whole"
 """In place of a subset where the benchmark prescribes none."""
 DEFAULTS = "defaults"
 """In place of a tuning where there was none."""
+UNKNOWN = "unknown"
+"""In place of what a record of an earlier version does not say."""
+REVISION_LENGTH = 12
+LIBRARIES = ("torch", "transformers", "peft")
+"""The software that decides what a run computes."""
 
 
 def board_values(record: RunRecord) -> dict[str, Any]:
-    """A record's values of `COLUMNS`.
+    """A record's values of `COLUMNS`, in their order.
 
     `tuning` says how much of it there was. `data_subset` loses the hash of its rows, which differs from task to task.
     `combined_score` is the mean of a task's metrics where its benchmark averages several, else the score.
     """
-    values = {name: getattr(record, name) for name in RECORDED}
+    own = {name: getattr(record, name) for name in COLUMNS if name not in DERIVED}
     mean = record.metrics.get("combined_score")
-    return values | {
+    values = own | {
         "tuning": DEFAULTS if record.tuning == "none" else _effort(record),
+        "recipe_id": record.recipe_id or UNKNOWN,
+        "data_revision": (record.data_revision or UNKNOWN)[:REVISION_LENGTH],
         "data_subset": (record.data_subset or WHOLE).partition(" ")[0],
+        "hardware": _hardware(record),
+        "software": _software(record),
         "combined_score": record.score if mean is None else 100 * mean,
+        "learning_rate": record.settings.get("training", {}).get("learning_rate"),
     }
+    return {name: values[name] for name in COLUMNS}
 
 
 def _effort(record: RunRecord) -> str:
     return f"{record.tuning}, {record.tuning_trials} trials of {record.tuning_steps} steps"
+
+
+def _hardware(record: RunRecord) -> str:
+    """The device, and how many of them."""
+    device = str(record.hardware.get("device_name") or record.device)
+    return device if record.processes == 1 else f"{record.processes} x {device}"
+
+
+def _software(record: RunRecord) -> str:
+    """The major and minor versions of the libraries that compute."""
+    versions = ((name, str(record.versions[name]).split("+")[0]) for name in LIBRARIES if name in record.versions)
+    return ", ".join(f"{name} {'.'.join(version.split('.')[:2])}" for name, version in versions) or UNKNOWN

@@ -1,4 +1,4 @@
-"""Boards as CSV files with stable columns and rounding, so that equal records give equal bytes."""
+"""The boards as files, with stable columns and rounding, so that equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -8,31 +8,48 @@ from pathlib import Path
 import pandas as pd
 
 from bench.index import Index
-from bench.leaderboard.aggregate import Board, averages, by_settings, overall
+from bench.leaderboard.boards import Boards
+from bench.leaderboard.documents import latex, markdown
+from bench.store import Store
 
-DIGITS = 4
+FOLDER = "leaderboard"
+DEMONSTRATION = "demonstration"
+"""Folder of the runs on built-in samples and of two steps, which say nothing about a method."""
+FLOATS = "%.6g"
 
 
 def publish(results: Path, index: Index | None = None) -> list[Path]:
-    """Write every board of the records under `results` and return the files; `index` spares looking for the records."""
-    runs = (index or Index.refreshed(results)).runs
-    pairs = runs.groupby(["budget", "data_source"])
-    folders = {number: Board.of(*map(str, pair)).folder for number, (pair, _) in enumerate(pairs)}
-    written: list[Path] = []
-    for name, of_board in runs.groupby(pairs.ngroup().map(folders)):
-        table = by_settings(of_board)
-        folder = results / "leaderboard" / str(name)
-        written += [_write(rows, folder / f"{task}.csv") for task, rows in table.groupby("task")]
-        written.append(_write(overall(table), folder / "overall.csv"))
-        benchmarks = averages(table)
-        if len(benchmarks):
-            written.append(_write(benchmarks, folder / "averages.csv"))
-    return written
+    """Write all boards of the records under `results`; returns the files. `index` spares looking for the records."""
+    index = index or Index.refreshed(results)
+    runs, trials, folder = index.runs, index.trials, results / FOLDER
+    root = Store(results).root
+    apart, apart_trials = _is_demonstration(runs), _is_demonstration(trials)
+    return [
+        *_written(Boards(runs[~apart], trials[~apart_trials], root), folder),
+        *_written(Boards(runs[apart], trials[apart_trials], root), folder / DEMONSTRATION),
+    ]
 
 
-def _write(table: pd.DataFrame, path: Path) -> Path:
-    """Write the table unless the file holds it already."""
-    content = table.round(DIGITS).to_csv(index=False, lineterminator="\n").encode()
+def _is_demonstration(runs: pd.DataFrame) -> pd.Series[bool]:
+    return (runs["data_source"] == "sample") | (runs["budget"] == "smoke")
+
+
+def _written(boards: Boards, folder: Path) -> list[Path]:
+    """The files of these boards; none without runs."""
+    if not len(boards.runs):
+        return []
+    texts = {f"{name}.csv": _as_csv(table) for name, table in boards.tables.items() if len(table)}
+    texts |= {"leaderboard.md": markdown(boards.rows), "leaderboard.tex": latex(boards.rows)}
+    return [_write(text, folder / name) for name, text in texts.items()]
+
+
+def _as_csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n", float_format=FLOATS)
+
+
+def _write(text: str, path: Path) -> Path:
+    """Write the text unless the file holds it already."""
+    content = text.encode()
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == content:
             return path
