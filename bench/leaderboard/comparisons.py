@@ -134,7 +134,7 @@ def comparisons(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> tuple[pd.
     The columns: `standard_error_over_examples` in points, and `separable_from_best`, which is missing where predictions
     or a paired test are.
     """
-    of_row = _runs_of_rows(rows, runs, root)
+    of_row = runs_of_rows(rows, runs, root)
     found: list[pd.DataFrame] = []
     separable: dict[Any, bool] = {}
     for _, members in rows.groupby(TOGETHER, sort=True):
@@ -154,7 +154,7 @@ def comparisons(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> tuple[pd.
     return tested[COMPARISONS], table
 
 
-def _runs_of_rows(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> list[Runs]:
+def runs_of_rows(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> list[Runs]:
     """The runs behind each row, in the order of the rows."""
     folders: dict[tuple[Any, ...], dict[int, Path]] = {}
     for *key, seed, folder in runs[[*KEY, "seed", "folder"]].itertuples(index=False, name=None):

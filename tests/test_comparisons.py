@@ -1,0 +1,161 @@
+"""Paired comparisons of rows: metrics as statistics of means, shared seeds and examples, what can be told apart."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+from bench.leaderboard.boards import Boards
+from bench.leaderboard.comparisons import Runs, compared
+from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, outcomes
+from bench.record import RunRecord
+from tests.conftest import runs_of
+from tests.test_record import record
+
+RANDOM = np.random.default_rng(0)
+LABELS = RANDOM.integers(0, 2, 200)
+
+
+def written(folder: Path, labels: Any, predictions: Any, split: str = "validation", **columns: Any) -> Path:
+    """A run's predictions on disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = {"split": split, "id": np.arange(len(labels)), "label": labels, "prediction": predictions, **columns}
+    pd.DataFrame(table).to_parquet(folder / PREDICTIONS_FILE)
+    return folder
+
+
+def with_errors(share: float, seed: int = 0) -> Any:
+    """The labels, each flipped with this probability."""
+    return np.where(np.random.default_rng(seed).random(len(LABELS)) < share, 1 - LABELS, LABELS)
+
+
+def value(metric: str, folder: Path) -> float:
+    of_run = outcomes(folder, METRICS[metric])
+    assert of_run is not None
+    return float(METRICS[metric].of_means(of_run.values.mean(axis=0)))
+
+
+class TestMetrics:
+    def test_classes(self, tmp_path: Path) -> None:
+        found = with_errors(0.3)
+        folder = written(tmp_path, LABELS, found)
+        assert value("accuracy", folder) == pytest.approx(np.mean(found == LABELS))
+        assert value("f1", folder) == pytest.approx(f1_score(LABELS, found))
+        assert value("matthews_correlation", folder) == pytest.approx(matthews_corrcoef(LABELS, found))
+
+    def test_correlation(self, tmp_path: Path) -> None:
+        labels = RANDOM.random(50) * 5
+        found = labels + RANDOM.normal(size=50)
+        assert value("pearson", written(tmp_path, labels, found)) == pytest.approx(stats.pearsonr(labels, found)[0])
+
+    def test_mnli_counts_the_matched_half(self, tmp_path: Path) -> None:
+        split = np.repeat(["validation_matched", "validation_mismatched"], 100)
+        found = np.where(split == "validation_matched", LABELS, 1 - LABELS)
+        assert value("accuracy_matched", written(tmp_path, LABELS, found, split)) == 1
+
+    def test_diagnostics_do_not_count(self, tmp_path: Path) -> None:
+        split = np.repeat(["validation", "axb/test"], 100)
+        found = np.where(split == "validation", LABELS, 1 - LABELS)
+        assert value("accuracy", written(tmp_path, LABELS, found, split)) == 1
+
+    def test_generated_answers_are_right_as_the_run_said(self, tmp_path: Path) -> None:
+        folder = written(tmp_path, ["5"] * 4, ["5", "6", "5", "5"], correct_strict=[True, False, True, True])
+        assert value("exact_match_strict", folder) == 0.75
+
+    def test_a_run_without_predictions_has_no_outcomes(self, tmp_path: Path) -> None:
+        assert outcomes(tmp_path, METRICS["accuracy"]) is None
+
+
+def runs(folder: Path, *shares: float, first_seed: int = 0, metric: str = "accuracy") -> Runs:
+    """Runs with these shares of errors, seed by seed."""
+    seeds = range(first_seed, first_seed + len(shares))
+    folders = {
+        seed: written(folder / str(seed), LABELS, with_errors(share, seed))
+        for seed, share in zip(seeds, shares, strict=True)
+    }
+    return Runs(metric, folders)
+
+
+class TestPairs:
+    def test_one_seed_is_mcnemars_test(self, tmp_path: Path) -> None:
+        a, b = runs(tmp_path / "a", 0.1), runs(tmp_path / "b", 0.4)
+        comparison = compared(a, b)
+        assert comparison is not None
+        right_a, right_b = (with_errors(share, 0) == LABELS for share in (0.1, 0.4))
+        only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
+        assert comparison.test == "McNemar"
+        assert comparison.p_value == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+        assert comparison.difference == pytest.approx(100 * (right_a.mean() - right_b.mean()))
+        assert comparison.difference_low < comparison.difference < comparison.difference_high
+
+    def test_only_seeds_that_both_have_are_compared(self, tmp_path: Path) -> None:
+        a, b = runs(tmp_path / "a", 0.1, 0.1, 0.1), runs(tmp_path / "b", 0.1, 0.1, first_seed=2)
+        comparison = compared(a, b)
+        assert comparison is not None
+        assert (comparison.seeds, comparison.difference, comparison.p_value) == (1, 0, 1)
+        assert compared(runs(tmp_path / "c", 0.1), runs(tmp_path / "d", 0.1, first_seed=1)) is None
+
+    def test_other_examples_are_not_compared(self, tmp_path: Path) -> None:
+        a = runs(tmp_path / "a", 0.1)
+        written(tmp_path / "b" / "0", LABELS[:100], LABELS[:100])
+        assert compared(a, Runs("accuracy", {0: tmp_path / "b" / "0"})) is None
+
+    def test_a_metric_without_a_paired_test_is_not_compared(self, tmp_path: Path) -> None:
+        a = runs(tmp_path / "a", 0.1, metric="combined_score")
+        assert compared(a, a) is None
+        assert a.standard_error is None
+
+    def test_a_correlation_with_a_constant_is_not_compared(self, tmp_path: Path) -> None:
+        a = runs(tmp_path / "a", 0.1, metric="matthews_correlation")
+        written(tmp_path / "b" / "0", LABELS, np.zeros_like(LABELS))
+        assert compared(a, Runs("matthews_correlation", {0: tmp_path / "b" / "0"})) is None
+
+    def test_the_standard_error_of_one_run_is_binomial(self, tmp_path: Path) -> None:
+        share = float(np.mean(with_errors(0.2) == LABELS))
+        expected = 100 * math.sqrt(share * (1 - share) / (len(LABELS) - 1))
+        assert runs(tmp_path / "a", 0.2).standard_error == pytest.approx(expected)
+
+
+class TestBoards:
+    @pytest.fixture
+    def boards(self, tmp_path: Path) -> Boards:
+        """Two methods that differ in one answer of 200, and two that are clearly worse."""
+        almost = LABELS.copy()
+        almost[0] = 1 - almost[0]
+        answers = {"dora": LABELS, "lora": almost, "ia3": with_errors(0.4), "full": with_errors(0.3)}
+        found: list[RunRecord] = []
+        for number, (method, predictions) in enumerate(answers.items()):
+            score = 100 * float(np.mean(predictions == LABELS))
+            found.append(record(method=method, settings_id="x", run_id=f"{number:016x}", score=score))
+            written(tmp_path / f"glue/sst2/minilm/{method}/{number:016x}", LABELS, predictions)
+        nothing = runs_of([])
+        return Boards(runs_of(found), nothing, tmp_path)
+
+    def test_what_cannot_be_told_from_the_best_is_marked(self, boards: Boards) -> None:
+        separable = boards.rows.set_index("method")["separable_from_best"]
+        assert separable.to_dict() == {"dora": False, "lora": False, "ia3": True, "full": True}
+
+    def test_every_other_row_is_compared_with_the_best_and_with_both_references(self, boards: Boards) -> None:
+        families = boards.comparisons.groupby("against")["method"].agg(set).to_dict()
+        assert families == {
+            "best": {"lora", "ia3", "full"},
+            "lora": {"dora", "ia3", "full"},
+            "full": {"dora", "lora", "ia3"},
+        }
+        assert (boards.comparisons["p_value_holm"] >= boards.comparisons["p_value"]).all()
+
+    def test_the_cheapest_within_one_standard_error_need_not_be_the_best(self, boards: Boards) -> None:
+        assert boards.pareto["on_front"].any()
+        assert set(boards.pareto["cost"]) == {"trainable_parameters", "peak_memory_bytes", "train_seconds"}
+
+    def test_rows_without_predictions_are_neither_alike_nor_different(self, boards: Boards, tmp_path: Path) -> None:
+        elsewhere = Boards(boards.runs, boards.trials, tmp_path / "nowhere")
+        assert elsewhere.rows["separable_from_best"].isna().all()
+        assert len(elsewhere.comparisons) == 0
