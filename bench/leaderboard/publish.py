@@ -23,14 +23,15 @@ def publish(results: Path, index: Index | None = None) -> list[Path]:
     index = index or Index.refreshed(results)
     runs, trials, folder = index.runs, index.trials, results / FOLDER
     root = Store(results).root
-    apart, apart_trials = _is_demonstration(runs), _is_demonstration(trials)
+    apart, apart_trials = is_demonstration(runs), is_demonstration(trials)
     return [
         *_written(Boards(runs[~apart], trials[~apart_trials], root), folder),
         *_written(Boards(runs[apart], trials[apart_trials], root), folder / DEMONSTRATION),
     ]
 
 
-def _is_demonstration(runs: pd.DataFrame) -> pd.Series[bool]:
+def is_demonstration(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs say nothing about a method."""
     return (runs["data_source"] == "sample") | (runs["budget"] == "smoke")
 
 
