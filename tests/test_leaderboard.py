@@ -130,6 +130,34 @@ def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) 
     }
 
 
+def test_text_of_a_record_is_neither_a_formula_nor_markup_on_a_board(tmp_path: Path) -> None:
+    hostile = {"device_name": "=HYPERLINK(1)|<script>"}
+    put = record(settings_id="x", hardware=hostile, run_id="0", data_source="hub")
+    write(Store(tmp_path).folder(put.task, put.model, put.method, put.run_id), put)
+    publish(tmp_path)
+    board = tmp_path / "leaderboard"
+    assert pd.read_csv(board / "glue.csv")["hardware"].tolist() == ["'=HYPERLINK(1)|<script>"]
+    assert r"=HYPERLINK(1)\|\<script>" in (board / "leaderboard.md").read_text()
+
+
+def test_the_documents_show_methods_by_tasks_and_what_is_missing(tmp_path: Path) -> None:
+    cells = [("lora", "glue/rte", 70.25), ("lora", "glue/sst2", 90.0), ("dora", "glue/sst2", 91.0)]
+    for number, (method, task, score) in enumerate(cells):
+        put = record(settings_id="x", method=method, task=task, score=score, run_id=str(number), data_source="hub")
+        write(Store(tmp_path).folder(task, put.model, method, put.run_id), put)
+    publish(tmp_path)
+    lines = (tmp_path / "leaderboard" / "leaderboard.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("|")] == [
+        "| method | trainable parameters | glue/rte | glue/sst2 |",
+        "| --- | ---: | ---: | ---: |",
+        "| lora | 73,728 | 70.2 | 90.0 |",
+        "| dora | 73,728 | – | 91.0 |",
+    ]
+    paper = (tmp_path / "leaderboard" / "leaderboard.tex").read_text()
+    assert r"dora & 73,728 & -- & 91.0 \\" in paper
+    assert r"\begin{tabular}{lrrr}" in paper
+
+
 def test_no_records_give_no_tables(tmp_path: Path) -> None:
     assert publish(tmp_path) == []
 

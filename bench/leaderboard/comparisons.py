@@ -19,6 +19,7 @@ import pandas as pd
 
 from bench.leaderboard.columns import KEY
 from bench.leaderboard.outcomes import METRICS, Metric, Outcomes, outcomes
+from bench.leaderboard.rows import together
 from bench.leaderboard.statistics.intervals import standard_error_over_examples
 from bench.leaderboard.statistics.paired import holm, mcnemar, paired_bootstrap_of_means, paired_mean_bootstrap
 
@@ -137,7 +138,10 @@ def comparisons(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> tuple[pd.
     of_row = runs_of_rows(rows, runs, root)
     found: list[pd.DataFrame] = []
     separable: dict[Any, bool] = {}
-    for _, members in rows.groupby(TOGETHER, sort=True):
+    for positions in together(rows, TOGETHER):
+        if not any(of_row[position].outcomes for position in positions):
+            continue
+        members = rows.iloc[positions]
         head = {name: members[name].iloc[0] for name in TOGETHER}
         for against, reference in _references(members):
             family = _family(members, reference, of_row)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from bench.leaderboard.columns import GROUP
+from bench.leaderboard.rows import together
 
 MISSING = "–"
+Cell = Mapping[Any, Any]
+"""A row of the board."""
 FIRST = ["method", "trainable parameters"]
 NOT_SEPARABLE = "°"
 LEGEND = (
@@ -24,8 +27,8 @@ def markdown(rows: pd.DataFrame) -> str:
     parts = [f"{LEGEND}\n"]
     for title, header, body in _tables(rows):
         lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-        table = "\n".join(f"| {' | '.join(_escaped(cell, '|') for cell in line)} |" for line in lines)
-        parts.append(f"**{title}**\n\n{table}\n")
+        table = "\n".join(f"| {' | '.join(map(_in_markdown, line))} |" for line in lines)
+        parts.append(f"**{_in_markdown(title)}**\n\n{table}\n")
     return "\n".join(parts)
 
 
@@ -51,25 +54,31 @@ def latex(rows: pd.DataFrame) -> str:
 
 def _tables(rows: pd.DataFrame) -> Iterable[tuple[str, list[str], list[list[str]]]]:
     """Title, header and cells of each group."""
-    for _, members in rows.groupby("group", sort=False):
-        tasks = sorted(members["task"].unique())
-        title = _title(members.iloc[0])
-        methods = members.groupby(["method", "settings_id"], sort=False)
-        complete_first = sorted(methods, key=lambda item: (-len(item[1]), -item[1]["score_mean"].mean(), item[0]))
-        names = _distinct([str(method) for (method, _), _ in complete_first])
+    records = rows.to_dict("records")
+    for members in together(rows, ["group"]):
+        of_group = [records[position] for position in members]
+        tasks = sorted({cell["task"] for cell in of_group})
+        methods: dict[tuple[str, str], list[Cell]] = {}
+        for cell in of_group:
+            methods.setdefault((cell["method"], cell["settings_id"]), []).append(cell)
+        complete_first = sorted(methods, key=lambda key: (-len(methods[key]), -_mean_score(methods[key]), key))
+        names = _distinct([method for method, _ in complete_first])
         body = [
-            [name, f"{int(of_method['trainable_parameters'].iloc[0]):,}", *_cells(of_method, tasks)]
-            for name, (_, of_method) in zip(names, complete_first, strict=True)
+            [name, f"{methods[key][0]['trainable_parameters']:,}", *_cells(methods[key], tasks)]
+            for name, key in zip(names, complete_first, strict=True)
         ]
-        yield title, [*FIRST, *tasks], body
+        yield _title(of_group[0]), [*FIRST, *tasks], body
 
 
-def _title(row: pd.Series[Any]) -> str:
+def _mean_score(cells: Sequence[Cell]) -> float:
+    return sum(cell["score_mean"] for cell in cells) / len(cells)
+
+
+def _title(cell: Cell) -> str:
     """What the rows of a group have in common, in words."""
-    values = {name: str(row[name]) for name in GROUP}
     return (
-        f"{values['model']}, {values['budget']} ({values['recipe_id']}), {values['tuning']}, "
-        f"{values['data_source']} data, {values['precision']}, {values['hardware']}, {values['software']}"
+        f"{cell['model']}, {cell['budget']} ({cell['recipe_id']}), {cell['tuning']}, "
+        f"{cell['data_source']} data, {cell['precision']}, {cell['hardware']}, {cell['software']}"
     )
 
 
@@ -83,20 +92,23 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _cells(of_method: pd.DataFrame, tasks: Sequence[str]) -> list[str]:
-    by_task = {row["task"]: _cell(row) for _, row in of_method.iterrows()}
+def _cells(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
+    by_task = {cell["task"]: _shown(cell) for cell in cells}
     return [by_task.get(task, MISSING) for task in tasks]
 
 
-def _cell(row: pd.Series[Any]) -> str:
-    half_width = row["score_high"] - row["score_mean"]
-    text = f"{row['score_mean']:.1f}" if pd.isna(half_width) else f"{row['score_mean']:.1f} ± {half_width:.1f}"
-    alike = not pd.isna(row["separable_from_best"]) and not row["separable_from_best"]
-    return text + NOT_SEPARABLE if alike else text
+def _shown(cell: Cell) -> str:
+    half_width = cell["score_high"] - cell["score_mean"]
+    text = f"{cell['score_mean']:.1f}" if math.isnan(half_width) else f"{cell['score_mean']:.1f} ± {half_width:.1f}"
+    return text + NOT_SEPARABLE if cell["separable_from_best"] is False else text
 
 
 def _escaped(text: str, characters: str) -> str:
     return "".join(f"\\{character}" if character in characters else character for character in text)
+
+
+def _in_markdown(text: str) -> str:
+    return _escaped(" ".join(text.split()), "\\|<`")
 
 
 def _in_latex(text: str) -> str:

@@ -104,6 +104,8 @@ def outcomes(folder: Path, metric: Metric) -> Outcomes | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not (folder / PREDICTIONS_FILE).is_file():
+        return None
     try:
         table = pq.read_table(folder / PREDICTIONS_FILE, columns=["split", "id", *metric.columns])
     except (OSError, pa.ArrowException):

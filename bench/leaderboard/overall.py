@@ -6,13 +6,14 @@ own is a comparison of its own, so that nothing is averaged over what another me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.leaderboard.columns import GROUP, KEY, ROW
+from bench.leaderboard.rows import together
 from bench.leaderboard.statistics.aggregates import aggregates
 from bench.leaderboard.statistics.ranking import borda_counts, critical_difference, mean_ranks, win_rates
 from tasks.metrics import vtab
@@ -31,6 +32,8 @@ SCORES = [
     "borda_count",
     "win_rate",
 ]
+Method = tuple[str, str]
+"""Name and settings id."""
 OVERALL = [*HEAD, "tasks", "task_count", "rank", *ROW, "seeds", "trainable_parameters", *SCORES]
 
 
@@ -44,9 +47,18 @@ def overall(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     scores = runs.groupby(KEY, observed=True)["score"].agg(list).rename("scores").reset_index()
     cells = rows.merge(scores, on=KEY, validate="one_to_one")
     cells["label"] = _labels(cells)
-    groups = [of_group for _, of_group in cells.groupby(HEAD, observed=True)]
-    tables = [_compared(of_group, tasks) for of_group in groups for tasks in _task_sets(of_group)]
-    return pd.concat(tables, ignore_index=True)[OVERALL] if tables else pd.DataFrame(columns=OVERALL)
+    records = cells[[*HEAD, *ROW, "label", "score_mean", "scores", "trainable_parameters"]].to_dict("records")
+    found: list[dict[str, Any]] = []
+    for members in together(cells, ["group"]):
+        of_group = [records[position] for position in members]
+        by_method: dict[Method, dict[str, Mapping[Any, Any]]] = {}
+        for cell in of_group:
+            by_method.setdefault((cell["method"], cell["settings_id"]), {})[cell["label"]] = cell
+        head = {name: of_group[0][name] for name in HEAD}
+        for tasks in _task_sets(by_method.values()):
+            compared = {method: of for method, of in by_method.items() if of.keys() >= set(tasks)}
+            found += [head | row for row in _compared(compared, tasks)]
+    return pd.DataFrame(found, columns=OVERALL).astype({"trainable_parameters": "Int64"})
 
 
 def _labels(cells: pd.DataFrame) -> pd.Series[str]:
@@ -56,49 +68,49 @@ def _labels(cells: pd.DataFrame) -> pd.Series[str]:
     return tasks.where(revisions == 1, tasks + "@" + cells["data_revision"].astype(str))
 
 
-def _task_sets(of_group: pd.DataFrame) -> list[list[str]]:
+def _task_sets(methods: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     """The sets of two tasks or more that some method has as its own, largest first."""
-    own = of_group.groupby(ROW, observed=True)["label"].agg(frozenset)
-    return sorted((sorted(tasks) for tasks in set(own) if len(tasks) > 1), key=lambda tasks: (-len(tasks), tasks))
+    own = {frozenset(of_method) for of_method in methods}
+    return sorted((sorted(tasks) for tasks in own if len(tasks) > 1), key=lambda tasks: (-len(tasks), tasks))
 
 
-def _compared(of_group: pd.DataFrame, tasks: list[str]) -> pd.DataFrame:
-    """The comparison of all methods that have these tasks."""
-    chosen = of_group[of_group["label"].isin(tasks)]
-    wide = chosen.pivot(index=[*HEAD, *ROW], columns="label", values=["score_mean", "scores", "trainable_parameters"])
-    wide = wide.dropna(subset=[("score_mean", task) for task in tasks])
-    means = wide["score_mean"].to_numpy(dtype=float)
-    scores = wide["scores"].to_numpy().tolist()
-    several = len(means) > 1
-    table = pd.DataFrame(
+def _compared(methods: Mapping[Method, Mapping[str, Mapping[Any, Any]]], tasks: list[str]) -> list[dict[str, Any]]:
+    """The comparison of methods that all have these tasks, best first."""
+    cells = [[of_method[task] for task in tasks] for of_method in methods.values()]
+    means = np.array([[cell["score_mean"] for cell in of_method] for of_method in cells])
+    several = len(methods) > 1
+    mean, places, points = means.mean(axis=1), mean_ranks(means), borda_counts(means)
+    wins = win_rates(means) if several else [None]
+    difference = critical_difference(len(methods), len(tasks)) if several else None
+    found = [
         {
             "tasks": " ".join(tasks),
             "task_count": len(tasks),
-            "seeds": [min(map(len, of_method)) for of_method in scores],
-            "trainable_parameters": wide["trainable_parameters"][tasks[0]].astype("Int64"),
-            "mean_score": means.mean(axis=1),
-            "mean_rank": mean_ranks(means),
-            "critical_difference": critical_difference(len(means), len(tasks)) if several else None,
-            "borda_count": borda_counts(means),
-            "win_rate": win_rates(means) if several else None,
-        },
-        index=wide.index,
-    )
-    table[["interquartile_mean", "interquartile_mean_low", "interquartile_mean_high"]] = [
-        _middle(of_method) for of_method in scores
+            "rank": 1 + int(np.sum(mean > mean[index])),
+            **dict(zip(ROW, method, strict=True)),
+            "seeds": min(len(cell["scores"]) for cell in cells[index]),
+            "trainable_parameters": cells[index][0]["trainable_parameters"],
+            "mean_score": mean[index],
+            **_middle([cell["scores"] for cell in cells[index]]),
+            "mean_rank": places[index],
+            "critical_difference": difference,
+            "borda_count": points[index],
+            "win_rate": wins[index],
+        }
+        for index, method in enumerate(methods)
     ]
-    table["rank"] = table["mean_score"].rank(method="min", ascending=False).astype("Int64")
-    return table.reset_index().sort_values(["rank", *ROW])
+    return sorted(found, key=lambda row: (row["rank"], row["method"], row["settings_id"]))
 
 
-def _middle(scores: list[list[float]]) -> tuple[float | None, float | None, float | None]:
-    """The interquartile mean of each task's scores over seeds, and its interval."""
+def _middle(scores: list[list[float]]) -> dict[str, float]:
+    """The interquartile mean of each task's scores over seeds, and its interval, as far as they are known."""
     if len({len(of_task) for of_task in scores}) > 1:
-        return None, None, None
+        return {}
     found = aggregates(np.array(scores).T, np.random.default_rng(SEED), RESAMPLES).interquartile_mean
-    if found.interval is None:
-        return found.value, None, None
-    return found.value, found.interval.low, found.interval.high
+    known = {"interquartile_mean": found.value}
+    if found.interval is not None:
+        known |= {"interquartile_mean_low": found.interval.low, "interquartile_mean_high": found.interval.high}
+    return known
 
 
 def averages(rows: pd.DataFrame) -> pd.DataFrame:
@@ -107,14 +119,15 @@ def averages(rows: pd.DataFrame) -> pd.DataFrame:
     Seeds are averaged within a task first. Columns: `tasks/metrics/averages.py`, `tasks/metrics/vtab.py`.
     """
     key = [*HEAD, *ROW]
+    records = rows[[*key, "task", "score_mean", "combined_score_mean"]].to_dict("records")
     found: list[dict[str, Any]] = []
-    for values, of_method in rows.groupby(key, observed=True):
-        if of_method["task"].is_unique:  # two revisions of a task's data have no common average
+    for members in together(rows, key):
+        cells = [records[position] for position in members]
+        if len({cell["task"] for cell in cells}) == len(cells):  # two revisions of a task have no common average
             scores, combined = (
-                dict(zip(of_method["task"], of_method[column], strict=True))
-                for column in ("score_mean", "combined_score_mean")
+                {cell["task"]: cell[column] for cell in cells} for column in ("score_mean", "combined_score_mean")
             )
-            found.append(dict(zip(key, values, strict=True)) | _averages_of(scores, combined))
+            found.append({name: cells[0][name] for name in key} | _averages_of(scores, combined))
     table = pd.DataFrame(found)
     return table.dropna(subset=[name for name in table.columns if name not in key], how="all").reset_index(drop=True)
 

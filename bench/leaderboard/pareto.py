@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bench.leaderboard.comparisons import TOGETHER
+from bench.leaderboard.rows import together
 from bench.leaderboard.statistics.trade_offs import cheapest_within_one_standard_error, pareto_front
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 COSTS = (
     "trainable_parameters",
@@ -35,14 +39,21 @@ def pareto(rows: pd.DataFrame) -> pd.DataFrame:
 
     `standard_error`, in points, is the larger one of that over seeds and that over examples, of those that are known.
     """
-    errors = _standard_errors(rows)
-    tables = [
-        _front(members, cost)
-        for _, members in rows.assign(standard_error=errors).groupby(TOGETHER, sort=True)
-        for cost in COSTS
-        if members[cost].notna().any()
-    ]
-    return pd.concat(tables, ignore_index=True)[PARETO] if tables else pd.DataFrame(columns=PARETO)
+    scores, errors = (np.asarray(column, np.float64) for column in (rows["score_mean"], _standard_errors(rows)))
+    costs = {cost: rows[cost].to_numpy(dtype=float, na_value=np.nan) for cost in COSTS}
+    found: list[pd.DataFrame] = []
+    for cost, values in costs.items():
+        fronts = [_front(values, scores, errors, members) for members in together(rows, TOGETHER)]
+        positions, on_front, cheapest = (np.concatenate(part) for part in zip(*fronts, strict=True))
+        table = rows.iloc[positions].assign(
+            cost=cost,
+            value=values[positions],
+            standard_error=errors[positions],
+            on_front=on_front,
+            cheapest_within_one_standard_error=cheapest,
+        )
+        found.append(table[PARETO])
+    return pd.concat(found, ignore_index=True).sort_values([*TOGETHER, "cost"], kind="stable", ignore_index=True)
 
 
 def _standard_errors(rows: pd.DataFrame) -> pd.Series[float]:
@@ -51,12 +62,13 @@ def _standard_errors(rows: pd.DataFrame) -> pd.Series[float]:
     return pd.concat([over_seeds, over_examples], axis=1).max(axis=1)
 
 
-def _front(members: pd.DataFrame, cost: str) -> pd.DataFrame:
-    costs = members[cost].to_numpy(dtype=float, na_value=np.nan)
-    scores, errors = members["score_mean"].to_numpy(), members["standard_error"].to_numpy()
-    cheapest = cheapest_within_one_standard_error(costs, scores, errors)
-    chosen: Any = np.arange(len(members)) == (-1 if cheapest is None else cheapest)
-    table = members[[*TOGETHER, "method", "settings_id", "score_mean", "standard_error"]].assign(
-        cost=cost, value=costs, on_front=pareto_front(costs, scores), cheapest_within_one_standard_error=chosen
-    )
-    return table[table["on_front"] | chosen].sort_values(["value", "method"])
+def _front(
+    costs: NDArray[np.float64], scores: NDArray[np.float64], errors: NDArray[np.float64], members: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of the rows at `members` those that count, cheapest first; which are on the front, and which is the cheapest."""
+    on_front = pareto_front(costs[members], scores[members])
+    cheapest = cheapest_within_one_standard_error(costs[members], scores[members], errors[members])
+    is_cheapest = np.arange(len(members)) == (-1 if cheapest is None else cheapest)
+    counted = np.flatnonzero(on_front | is_cheapest)
+    counted = counted[np.argsort(costs[members[counted]], kind="stable")]
+    return members[counted], on_front[counted], is_cheapest[counted]

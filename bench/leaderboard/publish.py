@@ -16,6 +16,7 @@ FOLDER = "leaderboard"
 DEMONSTRATION = "demonstration"
 """Folder of the runs on built-in samples and of two steps, which say nothing about a method."""
 FLOATS = "%.6g"
+FORMULA = r"[=+\-@\t\r]"
 
 
 def publish(results: Path, index: Index | None = None) -> list[Path]:
@@ -45,7 +46,11 @@ def _written(boards: Boards, folder: Path) -> list[Path]:
 
 
 def _as_csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n", float_format=FLOATS)
+    """The table as CSV. Text that a spreadsheet would take for a formula is marked as text, by an apostrophe."""
+    texts = {name: column for name, column in table.items() if pd.api.types.is_string_dtype(column)}
+    formulas = {name: column.str.match(FORMULA, na=False) for name, column in texts.items()}
+    marked = {str(name): texts[name].mask(found, "'" + texts[name]) for name, found in formulas.items() if found.any()}
+    return table.assign(**marked).to_csv(index=False, lineterminator="\n", float_format=FLOATS)
 
 
 def _write(text: str, path: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy import stats
 from bench.leaderboard.columns import AVERAGED, GROUP, KEY, TASK
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from pandas.core.groupby import DataFrameGroupBy
 
 CONFIDENCE = 0.95
@@ -51,11 +53,21 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
     table.insert(after, "score_low", table["score_mean"] - half_width)
     for name in WHOLE_NUMBERS:
         table[name] = table[name].round().astype("Int64")
-    together = table.groupby([*TASK, *GROUP], observed=True)
+    ranked = table.groupby([*TASK, *GROUP], observed=True)
     table.insert(0, "group", _names(table, GROUP))
-    table.insert(after, "rank", together["score_mean"].rank(method="min", ascending=False).astype("Int64"))
+    table.insert(after, "rank", ranked["score_mean"].rank(method="min", ascending=False).astype("Int64"))
     order = ["task", "group", "data_revision", "rank", "method", "settings_id"]
     return table.drop(columns="runs").sort_values(order, ignore_index=True)
+
+
+def together(rows: pd.DataFrame, columns: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Positions of the rows of each distinct combination of values, in the order of the values.
+
+    For loops over thousands of groups: a frame per group costs a millisecond each.
+    """
+    numbers = rows.groupby(list(columns), sort=True, observed=True).ngroup().to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(rows) else []
 
 
 def _names(table: pd.DataFrame, columns: list[str]) -> pd.Series[str]:
