@@ -33,7 +33,7 @@ def states(said: str) -> set[str]:
     return {line.split("|")[1] for line in listed.splitlines()}
 
 
-def test_a_sweep_on_slurm_ends_with_the_records_of_one_machine_and_skips_them_next_time(
+def test_a_tuned_sweep_on_slurm_ends_with_the_records_of_one_machine_and_skips_them_next_time(
     tiny_bert: Path, tmp_path: Path
 ) -> None:
     sweep = [
@@ -43,6 +43,7 @@ def test_a_sweep_on_slurm_ends_with_the_records_of_one_machine_and_skips_them_ne
         "training.max_steps=6",
         "method=lora,bitfit",
         "hardware.precision=fp32",
+        *("tuning=grid", "tuning.trials=2", "tuning.steps=4"),
     ]
     folders = [tmp_path / name for name in ("here", "slurm")]
     for folder, hardware in zip(folders, (["hardware=cpu"], ["hardware=slurm/cpu", *ON_SLURM]), strict=True):
@@ -53,6 +54,7 @@ def test_a_sweep_on_slurm_ends_with_the_records_of_one_machine_and_skips_them_ne
     assert states(done.stdout) == {"COMPLETED"}
     here, slurm = ({path.name: path for path in folder.glob("results/runs/*/*/*/*/*")} for folder in folders)
     assert here.keys() == slurm.keys()
+    assert len(here) == 2 * (2 + 1)
     for run_id, run in here.items():
         assert read_record(run).score == read_record(slurm[run_id]).score
         pd.testing.assert_frame_equal(*(pd.read_parquet(x / "predictions.parquet") for x in (run, slurm[run_id])))
