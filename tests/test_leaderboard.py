@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from bench.leaderboard.overall import averages, overall
+from bench.leaderboard.profiles import profiles
 from bench.leaderboard.publish import publish
 from bench.leaderboard.rows import rows_of
 from bench.store import Store
@@ -108,7 +111,20 @@ def test_ranks_points_and_wins_over_tasks_by_hand() -> None:
     assert table["mean_rank"].to_dict() == {"dora": 1.25, "lora": 1.75}  # a tie shares the ranks 1 and 2
     assert table["borda_count"].to_dict() == {"dora": 1.5, "lora": 0.5}
     assert table["win_rate"].to_dict() == {"dora": 0.75, "lora": 0.25}
+    assert table["probability_over_lora"].to_dict() == {"dora": 0.75, "lora": pytest.approx(math.nan, nan_ok=True)}
     assert table["critical_difference"].tolist() == [pytest.approx(1.960 * (2 * 3 / (6 * 2)) ** 0.5, rel=1e-3)] * 2
+
+
+def test_a_profile_is_the_share_of_runs_above_each_threshold() -> None:
+    cells = [("glue/rte", 0, 60.0), ("glue/rte", 1, 64.0), ("glue/sst2", 0, 80.0), ("glue/sst2", 1, 90.0)]
+    runs = runs_of(record(settings_id="x", task=task, seed=seed, score=score) for task, seed, score in cells)
+    table = profiles(rows_of(runs), runs)
+    above = table.set_index("threshold")["share"]
+    assert (above.index[0], above.iloc[0]) == (59.0, 1.0)
+    assert (above.index[-1], above.iloc[-1]) == (90.0, 0.0)
+    assert all(share == np.mean([score > level for _, _, score in cells]) for level, share in above.items())
+    assert (table["share_low"] <= table["share"]).all()
+    assert (table["share"] <= table["share_high"]).all()
 
 
 def test_two_revisions_of_a_tasks_data_are_two_tasks() -> None:

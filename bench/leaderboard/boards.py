@@ -11,6 +11,7 @@ import pandas as pd
 from bench.leaderboard.comparisons import comparisons
 from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.pareto import pareto
+from bench.leaderboard.profiles import profiles
 from bench.leaderboard.rows import rows_of
 
 
@@ -50,6 +51,11 @@ class Boards:
         return averages(self.rows)
 
     @functools.cached_property
+    def profiles(self) -> pd.DataFrame:
+        """Performance profiles over several tasks (`profiles.py`)."""
+        return profiles(self.rows, self.runs)
+
+    @functools.cached_property
     def pareto(self) -> pd.DataFrame:
         """Fronts of score and cost (`pareto.py`)."""
         return pareto(self.rows)
@@ -62,6 +68,7 @@ class Boards:
             **{str(benchmark): table for benchmark, table in by_benchmark},
             "overall": self.overall,
             "averages": self.averages,
+            "profiles": self.profiles,
             "comparisons": self.comparisons,
             "pareto": self.pareto,
         }

@@ -1,27 +1,34 @@
-"""Rows of several tasks into one per method: averages, ranks and shares of tasks won, over equal sets of tasks only.
-
-A method enters the comparison over a set of tasks if it has every one of them; each set that some method has as its
-own is a comparison of its own, so that nothing is averaged over what another method lacks.
-"""
+"""Rows of several tasks into one per method: averages, ranks and shares of tasks won, over equal sets of tasks only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from bench.leaderboard.columns import GROUP, KEY, ROW
+from bench.leaderboard.columns import ROW
 from bench.leaderboard.rows import together
 from bench.leaderboard.statistics.aggregates import aggregates
-from bench.leaderboard.statistics.ranking import borda_counts, critical_difference, mean_ranks, win_rates
+from bench.leaderboard.statistics.intervals import Estimate
+from bench.leaderboard.statistics.ranking import (
+    borda_counts,
+    critical_difference,
+    mean_ranks,
+    probability_of_improvement,
+    win_rates,
+)
+from bench.leaderboard.task_sets import HEAD, Member, over_equal_tasks
 from tasks.metrics import vtab
 from tasks.metrics.averages import glue_average, glue_average_official, superglue_average
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 RESAMPLES = 2000
 SEED = 0
-HEAD = ["group", *GROUP]
+REFERENCE = "lora"
 SCORES = [
     "mean_score",
     "interquartile_mean",
@@ -31,9 +38,10 @@ SCORES = [
     "critical_difference",
     "borda_count",
     "win_rate",
+    "probability_over_lora",
+    "probability_over_lora_low",
+    "probability_over_lora_high",
 ]
-Method = tuple[str, str]
-"""Name and settings id."""
 OVERALL = [*HEAD, "tasks", "task_count", "rank", *ROW, "seeds", "trainable_parameters", *SCORES]
 
 
@@ -42,75 +50,66 @@ def overall(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
     Scores in percent, best mean score first. `interquartile_mean` is over seeds and tasks, with its stratified
     bootstrap interval; it needs equally many seeds on every task, the interval two or more. Over these tasks methods
-    differ where their mean ranks lie `critical_difference` apart (Nemenyi's test at 5 %).
+    differ where their mean ranks lie `critical_difference` apart (Nemenyi's test at 5 %). `probability_over_lora`
+    is the probability that a run beats one of LoRA's, its best settings here, on a task drawn at random.
     """
-    scores = runs.groupby(KEY, observed=True)["score"].agg(list).rename("scores").reset_index()
-    cells = rows.merge(scores, on=KEY, validate="one_to_one")
-    cells["label"] = _labels(cells)
-    records = cells[[*HEAD, *ROW, "label", "score_mean", "scores", "trainable_parameters"]].to_dict("records")
-    found: list[dict[str, Any]] = []
-    for members in together(cells, ["group"]):
-        of_group = [records[position] for position in members]
-        by_method: dict[Method, dict[str, Mapping[Any, Any]]] = {}
-        for cell in of_group:
-            by_method.setdefault((cell["method"], cell["settings_id"]), {})[cell["label"]] = cell
-        head = {name: of_group[0][name] for name in HEAD}
-        for tasks in _task_sets(by_method.values()):
-            compared = {method: of for method, of in by_method.items() if of.keys() >= set(tasks)}
-            found += [head | row for row in _compared(compared, tasks)]
+    found = [
+        dict(comparison.head) | {"tasks": " ".join(comparison.tasks), "task_count": len(comparison.tasks)} | row
+        for comparison in over_equal_tasks(rows, runs)
+        for row in _compared(comparison.members)
+    ]
     return pd.DataFrame(found, columns=OVERALL).astype({"trainable_parameters": "Int64"})
 
 
-def _labels(cells: pd.DataFrame) -> pd.Series[str]:
-    """The task of each row, with its data's revision where a group has several."""
-    revisions = cells.groupby(["group", "task"], observed=True)["data_revision"].transform("nunique")
-    tasks = cells["task"].astype(str)
-    return tasks.where(revisions == 1, tasks + "@" + cells["data_revision"].astype(str))
-
-
-def _task_sets(methods: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """The sets of two tasks or more that some method has as its own, largest first."""
-    own = {frozenset(of_method) for of_method in methods}
-    return sorted((sorted(tasks) for tasks in own if len(tasks) > 1), key=lambda tasks: (-len(tasks), tasks))
-
-
-def _compared(methods: Mapping[Method, Mapping[str, Mapping[Any, Any]]], tasks: list[str]) -> list[dict[str, Any]]:
-    """The comparison of methods that all have these tasks, best first."""
-    cells = [[of_method[task] for task in tasks] for of_method in methods.values()]
-    means = np.array([[cell["score_mean"] for cell in of_method] for of_method in cells])
-    several = len(methods) > 1
+def _compared(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """One row per method, best first."""
+    means = np.array([member.means for member in members])
+    several = len(members) > 1
     mean, places, points = means.mean(axis=1), mean_ranks(means), borda_counts(means)
     wins = win_rates(means) if several else [None]
-    difference = critical_difference(len(methods), len(tasks)) if several else None
+    difference = critical_difference(*means.shape) if several else None
+    references = [index for index, member in enumerate(members) if member.method == REFERENCE]
+    reference = max(references, key=lambda index: float(mean[index]), default=None)
     found = [
         {
-            "tasks": " ".join(tasks),
-            "task_count": len(tasks),
             "rank": 1 + int(np.sum(mean > mean[index])),
-            **dict(zip(ROW, method, strict=True)),
-            "seeds": min(len(cell["scores"]) for cell in cells[index]),
-            "trainable_parameters": cells[index][0]["trainable_parameters"],
+            "method": member.method,
+            "settings_id": member.settings_id,
+            "seeds": member.seeds,
+            "trainable_parameters": member.trainable_parameters,
             "mean_score": mean[index],
-            **_middle([cell["scores"] for cell in cells[index]]),
+            **_middle(member.runs),
             "mean_rank": places[index],
             "critical_difference": difference,
             "borda_count": points[index],
             "win_rate": wins[index],
+            **({} if reference in (None, index) else _improvement(member.runs, members[reference].runs)),
         }
-        for index, method in enumerate(methods)
+        for index, member in enumerate(members)
     ]
     return sorted(found, key=lambda row: (row["rank"], row["method"], row["settings_id"]))
 
 
-def _middle(scores: list[list[float]]) -> dict[str, float]:
-    """The interquartile mean of each task's scores over seeds, and its interval, as far as they are known."""
-    if len({len(of_task) for of_task in scores}) > 1:
+def _middle(runs: NDArray[np.float64] | None) -> dict[str, float]:
+    """The interquartile mean over seeds and tasks, and its interval, as far as they are known."""
+    if runs is None:
         return {}
-    found = aggregates(np.array(scores).T, np.random.default_rng(SEED), RESAMPLES).interquartile_mean
-    known = {"interquartile_mean": found.value}
-    if found.interval is not None:
-        known |= {"interquartile_mean_low": found.interval.low, "interquartile_mean_high": found.interval.high}
-    return known
+    found = aggregates(runs, np.random.default_rng(SEED), RESAMPLES).interquartile_mean
+    return _with_interval("interquartile_mean", found)
+
+
+def _improvement(runs: NDArray[np.float64] | None, reference: NDArray[np.float64] | None) -> dict[str, float]:
+    """How likely a run beats one of the reference on a task drawn at random, likewise."""
+    if runs is None or reference is None:
+        return {}
+    found = probability_of_improvement(runs, reference, np.random.default_rng(SEED), RESAMPLES)
+    return _with_interval("probability_over_lora", found)
+
+
+def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:
+    if estimate.interval is None:
+        return {name: estimate.value}
+    return {name: estimate.value, f"{name}_low": estimate.interval.low, f"{name}_high": estimate.interval.high}
 
 
 def averages(rows: pd.DataFrame) -> pd.DataFrame:
