@@ -22,6 +22,7 @@ from bench.leaderboard.statistics.ranking import (
     ranks,
     win_rates,
 )
+from bench.leaderboard.statistics.resampling import stratified
 from bench.leaderboard.statistics.trade_offs import cheapest_within_one_standard_error, pareto_front
 
 # Demšar 2006, table 6: ranks of C4.5, C4.5+m, C4.5+cf and C4.5+m+cf on 14 data sets
@@ -214,17 +215,33 @@ def test_the_intervals_cover_what_the_docstring_says(seeds: int, coverage: float
 def test_one_seed_has_aggregates_without_intervals() -> None:
     found = aggregates([[1.0, 2.0, 6.0]], generator())
     assert (found.mean.value, found.mean.interval, found.median.interval) == (3.0, None, None)
-    assert performance_profile([[1.0, 2.0]], [1.5], generator()).low is None
+    assert performance_profile([[1.0, 2.0]], [1.5]).low is None
 
 
 def test_a_profile_is_the_share_of_runs_strictly_above_each_threshold() -> None:
-    found = performance_profile([[1, 2], [3, 4]], [0, 1, 2, 3, 4], generator(), resamples=200)
+    found = performance_profile([[1, 2], [3, 4]], [0, 1, 2, 3, 4])
     assert found.share.tolist() == [1, 0.75, 0.5, 0.25, 0]
+
+
+def test_a_profiles_band_is_that_of_many_resamples_within_tasks() -> None:
+    draw = generator()
+    scores, levels = draw.random((3, 4)), np.array([0.2, 0.4, 0.6, 0.8])
+    found = performance_profile(scores, levels)
+    resampled = np.concatenate([stratified(scores, 2000, draw) for _ in range(20)])
+    shares = (resampled[..., None] > levels).mean(axis=(1, 2))
+    low, high = np.quantile(shares, [0.025, 0.975], axis=0, method="inverted_cdf")
+    assert found.low is not None
+    assert found.high is not None
+    np.testing.assert_allclose(
+        found.low, low, atol=1 / 12 + 1e-9
+    )  # at most one run of twelve, where a tail is at 2.5 %
+    np.testing.assert_allclose(found.high, high, atol=1 / 12 + 1e-9)
+    assert np.mean(np.isclose(found.low, low)) >= 0.75
 
 
 def test_a_profiles_band_is_binomial_within_tasks() -> None:
     scores = np.repeat([[0.0], [1.0]], [10, 30], axis=0) * np.ones((1, 20))  # 40 seeds, 20 tasks
-    found = performance_profile(scores, [-1.0, 0.5, 2.0], generator())
+    found = performance_profile(scores, [-1.0, 0.5, 2.0])
     half_width = 1.96 * math.sqrt(0.25 * 0.75 / 800)
     assert found.low is not None
     assert found.high is not None

@@ -26,7 +26,7 @@ from tasks.metrics.averages import glue_average, glue_average_official, superglu
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 SEED = 0
 REFERENCE = "lora"
 SCORES = [

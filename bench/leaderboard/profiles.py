@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 THRESHOLDS = 41
-RESAMPLES = 1000
-SEED = 0
 PROFILES = ["group", "tasks", *ROW, "threshold", "share", "share_low", "share_high"]
 
 
@@ -45,7 +43,7 @@ def _thresholds(members: Sequence[Member]) -> NDArray[np.float64]:
 
 def _of_member(member: Member, levels: NDArray[np.float64]) -> list[dict[str, Any]]:
     assert member.runs is not None
-    found = performance_profile(member.runs, levels, np.random.default_rng(SEED), RESAMPLES)
+    found = performance_profile(member.runs, levels)
     nothing = [None] * len(levels)
     low, high = (nothing if band is None else band.tolist() for band in (found.low, found.high))
     columns = zip(levels.tolist(), found.share.tolist(), low, high, strict=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 from bench.leaderboard.statistics.arrays import numbers, proportion
 from bench.leaderboard.statistics.intervals import Estimate, percentile_interval
@@ -19,6 +20,9 @@ from bench.leaderboard.statistics.resampling import pieces, stratified
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -68,28 +72,38 @@ def aggregates(
     return Aggregates(*(Estimate(float(value), percentile_interval(column, confidence)) for value, column in columns))
 
 
-def performance_profile(
-    scores: ArrayLike,
-    thresholds: ArrayLike,
-    generator: np.random.Generator,
-    resamples: int = 2_000,
-    confidence: float = 0.95,
-) -> PerformanceProfile:
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike, confidence: float = 0.95) -> PerformanceProfile:
     """Share of runs that score above each threshold, with pointwise bootstrap bands (Agarwal et al. 2021, section 4.2).
 
     `scores` has shape (seeds, tasks), `thresholds` shape (thresholds,) in their unit. A method whose profile lies above
-    another's everywhere dominates it; profiles that cross rank by the threshold one picks, so pick it beforehand.
-    Raises ValueError for missing scores and for no thresholds.
+    another's everywhere dominates it; profiles that cross rank by the threshold one picks, so pick it beforehand. The
+    bands are those of infinitely many stratified resamples: the number of runs above a threshold is then a sum of
+    binomial numbers, one per task. Raises ValueError for missing scores and for no thresholds.
     """
     runs, levels = numbers(scores, "scores", 2), numbers(thresholds, "thresholds", 1)
-    above = _shares_above(runs[None], levels)[0]
-    if len(runs) < 2:
-        return PerformanceProfile(levels, above, None, None)
-    sizes = pieces(resamples, runs.size + len(levels))
-    drawn = np.concatenate([_shares_above(stratified(runs, size, generator), levels) for size in sizes])
+    seeds = len(runs)
+    above = (runs > levels[:, None, None]).sum(axis=1)
+    share = above.sum(axis=1) / runs.size
+    if seeds < 2:
+        return PerformanceProfile(levels, share, None, None)
+    cumulative = _sums_of_binomials(above / seeds, seeds).cumsum(axis=1)
     tail = (1 - proportion(confidence, "confidence")) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    return PerformanceProfile(levels, above, low, high)
+    low, high = ((cumulative < bound - ROUNDING).sum(axis=1) / runs.size for bound in (tail, 1 - tail))
+    return PerformanceProfile(levels, share, low, high)
+
+
+def _sums_of_binomials(probabilities: NDArray[np.float64], trials: int) -> NDArray[np.float64]:
+    """Distribution of the sum over tasks of Binomial(trials, p); p (rows, tasks) to (rows, trials * tasks + 1)."""
+    rows, tasks = probabilities.shape
+    of_task = stats.binom.pmf(np.arange(trials + 1), trials, probabilities[:, :, None])
+    total = np.zeros((rows, trials * tasks + 1))
+    total[:, 0] = 1
+    for task in range(tasks):
+        added = np.zeros_like(total)
+        for count in range(trials + 1):
+            added[:, count:] += total[:, : total.shape[1] - count] * of_task[:, task, count : count + 1]
+        total = added
+    return total
 
 
 def _middles(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,8 +116,3 @@ def _interquartile_means(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
     ordered = np.sort(drawn.reshape(len(drawn), -1), axis=1)
     cut = ordered.shape[1] // 4
     return np.asarray(ordered[:, cut : ordered.shape[1] - cut].mean(axis=1))
-
-
-def _shares_above(drawn: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(resamples, thresholds) from (resamples, seeds, tasks); one threshold at a time, to stay small."""
-    return np.stack([(drawn > threshold).mean(axis=(1, 2)) for threshold in thresholds], axis=1)
