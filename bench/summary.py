@@ -24,9 +24,10 @@ CAUSES = {
 
 def headline(record: RunRecord) -> str:
     """What ran, in one line that names budget and data, so that a short run is never taken for a real one."""
+    scored = ", scored on held-out training examples" if record.held_out else ""
     return (
         f"{record.method} on {record.task}, {record.model}, seed {record.seed}: "
-        f"budget {record.budget}, data {record.data_source}, {record.precision} on {record.device}"
+        f"budget {record.budget}, data {record.data_source}{scored}, {record.precision} on {record.device}"
     )
 
 
@@ -53,6 +54,10 @@ def _rows(record: RunRecord) -> list[tuple[str, str]]:
     rows = []
     if record.score is not None:
         rows.append((f"score ({record.metric})", f"{record.score:.2f} %  of {record.evaluation_examples:,} examples"))
+    if record.tuned_settings:
+        values = ", ".join(f"{name}={value}" for name, value in record.tuned_settings.items())
+        edge = "; the rate is at the edge of its range" if record.tuned_at_edge else ""
+        rows.append(("chosen settings", f"{values}, best of {record.tuning_trials} trials ({record.tuning}){edge}"))
     others = [f"{name} {value:.4f}" for name, value in record.metrics.items() if value is not None]
     if len(others) > 1:
         rows.append(("metrics", ", ".join(others)))

@@ -102,6 +102,8 @@ def test_every_method_gets_as_many_trials_and_runs_with_the_best_of_its_own(samp
         assert record.tuned_settings == {RATE: best.settings["training"]["learning_rate"]}
         assert record.settings["training"]["learning_rate"] == record.tuned_settings[RATE]
         assert (record.tuning, record.tuning_trials, record.tuning_steps) == ("grid", 3, 2)
+    assert "chosen settings" in done.stdout
+    assert "scored on held-out training examples" in done.stdout
     again = sample(*sweep)
     assert again.returncode == 0
     assert "6 runs, 6 of them finished" in again.stdout
