@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INDEX_FILE = "index.parquet"
-FORMAT = 3
+FORMAT = 4
 """To be raised when the same record would give another row than before."""
 NEVER = -1
 """The size noted for a file that the system refused: it has another one, so the file is tried again."""

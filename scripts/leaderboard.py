@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from bench.index import Index
+from bench.leaderboard import page
 from bench.leaderboard.publish import FOLDER, publish
 
 REPORTED = 10
@@ -39,6 +40,8 @@ def main() -> int:
         if file.name == "leaderboard.md":
             console.print(Markdown(shown(file)))
     console.print(f"{len(files)} files in {results / FOLDER}" if files else f"No complete record in {results}.")
+    if files and not page.available():
+        print(page.NEEDED, file=sys.stderr)
     return 0
 
 

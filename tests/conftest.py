@@ -62,6 +62,18 @@ def slurm() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium."""
+    from tests import browser
+
+    if not browser.available():
+        reason = "needs Chromium and its driver, or a Debian on which root can install them"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with browser.chromium() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised LLaMA with 2 layers of width 32 and a byte-level BPE, as a local checkpoint."""
     import pyarrow.parquet as pq

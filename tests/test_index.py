@@ -294,7 +294,7 @@ def test_boards_that_stay_the_same_are_not_written_again(tmp_path: Path) -> None
         os.utime(file, (0, 0))
     put(tmp_path, seed(2, task="glue/rte"))
     written = {file.name for file in publish(tmp_path) if file.stat().st_mtime > 0}
-    assert written == {"glue.csv", "overall.csv", "pareto.csv", "leaderboard.md", "leaderboard.tex"}
+    assert written == {"glue.csv", "overall.csv", "pareto.csv", "leaderboard.md", "leaderboard.tex", "index.html"}
 
 
 def test_the_leaderboard_names_ten_unreadable_records_and_counts_the_others(tmp_path: Path) -> None:

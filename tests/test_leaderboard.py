@@ -142,7 +142,8 @@ def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) 
     assert {path: path.read_bytes() for path in publish(tmp_path)} == first
     names = {str(path.relative_to(tmp_path / "leaderboard")) for path in first}
     assert names == {
-        f"demonstration/{name}" for name in ("glue.csv", "pareto.csv", "leaderboard.md", "leaderboard.tex")
+        f"demonstration/{name}"
+        for name in ("glue.csv", "pareto.csv", "leaderboard.md", "leaderboard.tex", "index.html")
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,8 +46,15 @@ AVERAGED = [
     "pscp_b1_total",
 ]
 IDENTITY = ["held_out", "seed", "metric", "score"]
-COLUMNS = [*KEY, *IDENTITY, *AVERAGED, "combined_score", "learning_rate"]
-DERIVED: dict[str, type] = {"hardware": str, "software": str, "combined_score": float, "learning_rate": float}
+COLUMNS = ["row", "group", *KEY, *IDENTITY, *AVERAGED, "combined_score", "learning_rate"]
+DERIVED: dict[str, type] = {
+    "row": str,
+    "group": str,
+    "hardware": str,
+    "software": str,
+    "combined_score": float,
+    "learning_rate": float,
+}
 """Columns that are no record's own, with their types."""
 WHOLE = "whole"
 """In place of a subset where the benchmark prescribes none."""
@@ -53,7 +62,7 @@ DEFAULTS = "defaults"
 """In place of a tuning where there was none."""
 UNKNOWN = "unknown"
 """In place of what a record of an earlier version does not say."""
-REVISION_LENGTH = 12
+REVISION_LENGTH, ROW_LENGTH, GROUP_LENGTH = 12, 12, 6
 LIBRARIES = ("torch", "transformers", "peft")
 """The software that decides what a run computes."""
 
@@ -61,6 +70,7 @@ LIBRARIES = ("torch", "transformers", "peft")
 def board_values(record: RunRecord) -> dict[str, Any]:
     """A record's values of `COLUMNS`, in their order.
 
+    `row` and `group` are short names for the values of `KEY` and `GROUP`: hashes, equal for equal values everywhere.
     `tuning` says how much of it there was. `data_subset` loses the hash of its rows, which differs from task to task.
     `combined_score` is the mean of a task's metrics where its benchmark averages several, else the score.
     """
@@ -76,7 +86,13 @@ def board_values(record: RunRecord) -> dict[str, Any]:
         "combined_score": record.score if mean is None else 100 * mean,
         "learning_rate": record.settings.get("training", {}).get("learning_rate"),
     }
+    values |= {"row": _name(values, KEY, ROW_LENGTH), "group": _name(values, GROUP, GROUP_LENGTH)}
     return {name: values[name] for name in COLUMNS}
+
+
+def _name(values: Mapping[str, Any], columns: Sequence[str], length: int) -> str:
+    text = "\n".join(str(values[column]) for column in columns)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def _effort(record: RunRecord) -> str:

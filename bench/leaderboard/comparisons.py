@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.leaderboard.columns import KEY
 from bench.leaderboard.outcomes import METRICS, Metric, Outcomes, outcomes
 from bench.leaderboard.rows import together
 from bench.leaderboard.statistics.intervals import standard_error_over_examples
@@ -160,11 +159,10 @@ def comparisons(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> tuple[pd.
 
 def runs_of_rows(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> list[Runs]:
     """The runs behind each row, in the order of the rows."""
-    folders: dict[tuple[Any, ...], dict[int, Path]] = {}
-    for *key, seed, folder in runs[[*KEY, "seed", "folder"]].itertuples(index=False, name=None):
-        folders.setdefault(tuple(key), {}).setdefault(seed, root / folder)
-    keys = rows[KEY].itertuples(index=False, name=None)
-    return [Runs(metric, folders[key]) for metric, key in zip(rows["metric"], keys, strict=True)]
+    folders: dict[str, dict[int, Path]] = {}
+    for row, seed, folder in zip(runs["row"], runs["seed"], runs["folder"], strict=True):
+        folders.setdefault(row, {}).setdefault(seed, root / folder)
+    return [Runs(metric, folders[row]) for metric, row in zip(rows["metric"], rows["row"], strict=True)]
 
 
 def _references(members: pd.DataFrame) -> Iterator[tuple[str, int]]:

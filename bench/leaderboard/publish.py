@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.index import Index
+from bench.leaderboard import page
 from bench.leaderboard.boards import Boards
 from bench.leaderboard.documents import latex, markdown
 from bench.store import Store
@@ -27,7 +28,7 @@ def publish(results: Path, index: Index | None = None) -> list[Path]:
     apart, apart_trials = is_demonstration(runs), is_demonstration(trials)
     return [
         *_written(Boards(runs[~apart], trials[~apart_trials], root), folder),
-        *_written(Boards(runs[apart], trials[apart_trials], root), folder / DEMONSTRATION),
+        *_written(Boards(runs[apart], trials[apart_trials], root), folder / DEMONSTRATION, demonstration=True),
     ]
 
 
@@ -36,13 +37,16 @@ def is_demonstration(runs: pd.DataFrame) -> pd.Series[bool]:
     return (runs["data_source"] == "sample") | (runs["budget"] == "smoke")
 
 
-def _written(boards: Boards, folder: Path) -> list[Path]:
-    """The files of these boards; none without runs."""
+def _written(boards: Boards, folder: Path, demonstration: bool = False) -> list[Path]:
+    """The files of these boards; none without runs. Without the packages that the page needs, the tables alone."""
     if not len(boards.runs):
         return []
     texts = {f"{name}.csv": _as_csv(table) for name, table in boards.tables.items() if len(table)}
     texts |= {"leaderboard.md": markdown(boards.rows), "leaderboard.tex": latex(boards.rows)}
-    return [_write(text, folder / name) for name, text in texts.items()]
+    files = {name: text.encode() for name, text in texts.items()}
+    if page.available():
+        files |= page.files(boards, demonstration)
+    return [_write(content, folder / name) for name, content in files.items()]
 
 
 def _as_csv(table: pd.DataFrame) -> str:
@@ -53,9 +57,8 @@ def _as_csv(table: pd.DataFrame) -> str:
     return table.assign(**marked).to_csv(index=False, lineterminator="\n", float_format=FLOATS)
 
 
-def _write(text: str, path: Path) -> Path:
-    """Write the text unless the file holds it already."""
-    content = text.encode()
+def _write(content: bytes, path: Path) -> Path:
+    """Write the file unless it holds this already."""
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == content:
             return path

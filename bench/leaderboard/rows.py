@@ -6,23 +6,20 @@ hardware and software. Nothing of another group enters a row, its rank or a comp
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
+import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench.leaderboard.columns import AVERAGED, GROUP, KEY, TASK
+from bench.leaderboard.columns import AVERAGED, KEY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from pandas.core.groupby import DataFrameGroupBy
 
 CONFIDENCE = 0.95
-GROUP_LENGTH = 6
 WHOLE_NUMBERS = [name for name in AVERAGED if name.endswith(("_parameters", "_bytes"))]
 """Shown as whole numbers, also where they differ from seed to seed."""
 
@@ -34,30 +31,49 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
     t-interval of the mean over seeds. `rank` is that of the mean within the task and group, 1 is best, equal ones share
     the lowest. Costs are means over the seeds.
     """
-    groups = runs.sort_values("seed", kind="stable").groupby(KEY, sort=True, observed=True)
-    table = groups.agg(
-        metric=("metric", "first"),
-        combined_score_mean=("combined_score", "mean"),
-        score_mean=("score", "mean"),
-        score_std=("score", "std"),
-        seeds=("seed", "nunique"),
-        runs=("seed", "size"),
-        learning_rate=("learning_rate", "mean"),
-        **{name: (name, "mean") for name in AVERAGED},
-    ).reset_index()
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(table["runs"] - 1, 1))
-    half_width = quantile * table["score_std"] / np.sqrt(table["runs"])
-    after = list(table.columns).index("seeds") + 1
-    table.insert(after, "seed_list", _seed_lists(groups, len(table)))
-    table.insert(after, "score_high", table["score_mean"] + half_width)
-    table.insert(after, "score_low", table["score_mean"] - half_width)
+    numbers, _ = pd.factorize(runs["row"])
+    _, first = np.unique(numbers, return_index=True)
+    sizes = np.bincount(numbers)
+    mean = functools.partial(_means, runs, numbers, len(sizes))
+    score_mean = mean("score")
+    deviations = runs["score"].to_numpy(dtype=float) - score_mean[numbers]
+    squares = np.bincount(numbers, deviations**2, len(sizes))
+    score_std = np.sqrt(np.where(sizes > 1, squares / np.maximum(sizes - 1, 1), np.nan))
+    half_width = stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(sizes - 1, 1)) * score_std / np.sqrt(sizes)
+    seed_lists = _seed_lists(runs["seed"].tolist(), numbers.tolist(), len(sizes))
+    table = runs.iloc[first][["group", "row", *KEY, "metric"]].assign(
+        combined_score_mean=mean("combined_score"),
+        score_mean=score_mean,
+        score_std=score_std,
+        score_low=score_mean - half_width,
+        score_high=score_mean + half_width,
+        seeds=[len(seeds) for seeds in seed_lists],
+        seed_list=[" ".join(map(str, seeds)) for seeds in seed_lists],
+        learning_rate=mean("learning_rate"),
+        **{name: mean(name) for name in AVERAGED},
+    )
     for name in WHOLE_NUMBERS:
         table[name] = table[name].round().astype("Int64")
-    ranked = table.groupby([*TASK, *GROUP], observed=True)
-    table.insert(0, "group", _names(table, GROUP))
-    table.insert(after, "rank", ranked["score_mean"].rank(method="min", ascending=False).astype("Int64"))
+    ranks = table.groupby(["task", "data_revision", "group"])["score_mean"].rank(method="min", ascending=False)
+    table.insert(list(table.columns).index("metric"), "rank", ranks.astype("Int64"))
     order = ["task", "group", "data_revision", "rank", "method", "settings_id"]
-    return table.drop(columns="runs").sort_values(order, ignore_index=True)
+    return table.sort_values(order, ignore_index=True)
+
+
+def _means(runs: pd.DataFrame, numbers: NDArray[np.intp], rows: int, column: str) -> NDArray[np.float64]:
+    """Mean of a column's known values in each row; NaN where none is known."""
+    values = runs[column].to_numpy(dtype=float, na_value=np.nan)
+    known = ~np.isnan(values)
+    sums, counts = np.bincount(numbers[known], values[known], rows), np.bincount(numbers[known], minlength=rows)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _seed_lists(seeds: Sequence[int], numbers: Sequence[int], rows: int) -> list[list[int]]:
+    """The distinct seeds of each row, ascending."""
+    found: list[set[int]] = [set() for _ in range(rows)]
+    for seed, number in zip(seeds, numbers, strict=True):
+        found[number].add(seed)
+    return [sorted(of_row) for of_row in found]
 
 
 def together(rows: pd.DataFrame, columns: Sequence[str]) -> list[NDArray[np.int64]]:
@@ -68,19 +84,3 @@ def together(rows: pd.DataFrame, columns: Sequence[str]) -> list[NDArray[np.int6
     numbers = rows.groupby(list(columns), sort=True, observed=True).ngroup().to_numpy()
     order = np.argsort(numbers, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(rows) else []
-
-
-def _names(table: pd.DataFrame, columns: list[str]) -> pd.Series[str]:
-    """A short name per distinct combination of values: the head of their hash, equal for equal values everywhere."""
-    numbers = table.groupby(columns, observed=True).ngroup()
-    first = table.loc[~numbers.duplicated(), columns].astype(str)
-    names = [hashlib.sha256("\n".join(values).encode()).hexdigest()[:GROUP_LENGTH] for values in first.to_numpy()]
-    return numbers.map(dict(zip(numbers[~numbers.duplicated()], names, strict=True)))
-
-
-def _seed_lists(groups: DataFrameGroupBy[Any, Any], count: int) -> list[str]:
-    """The distinct seeds of each group, ascending. One pass over the runs: a function per group takes seconds."""
-    seeds: dict[int, set[int]] = defaultdict(set)
-    for group, seed in zip(groups.ngroup().tolist(), groups.obj["seed"].tolist(), strict=True):
-        seeds[group].add(seed)
-    return [" ".join(map(str, sorted(seeds[group]))) for group in range(count)]

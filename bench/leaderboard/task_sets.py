@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.leaderboard.columns import GROUP, KEY, ROW
+from bench.leaderboard.columns import GROUP, ROW
 from bench.leaderboard.rows import together
 
 if TYPE_CHECKING:
@@ -66,10 +66,11 @@ class Comparison:
 
 def over_equal_tasks(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Comparison]:
     """Every comparison that the rows allow, group by group, the largest set of tasks first."""
-    scores = runs.groupby(KEY, observed=True)["score"].agg(list).rename("scores").reset_index()
-    cells = rows.merge(scores, on=KEY, validate="one_to_one")
-    cells["label"] = _labels(cells)
-    records = cells[[*HEAD, *ROW, "label", "score_mean", "scores", "trainable_parameters"]].to_dict("records")
+    scores: dict[str, list[float]] = {}
+    for row, score in zip(runs["row"], runs["score"], strict=True):
+        scores.setdefault(row, []).append(score)
+    cells = rows.assign(label=_labels(rows))[["row", *HEAD, *ROW, "label", "score_mean", "trainable_parameters"]]
+    records = [cell | {"scores": scores[cell["row"]]} for cell in cells.to_dict("records")]
     for positions in together(cells, ["group"]):
         of_group = [records[position] for position in positions]
         methods: dict[tuple[str, str], dict[str, Cell]] = {}

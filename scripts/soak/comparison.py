@@ -193,12 +193,17 @@ def _same_rows(one: Path, other: Path) -> bool:
 
 def _different_boards(calm: Path, stormy: Path) -> Iterator[str]:
     """How the leaderboards differ, measured columns apart."""
-    ours, theirs = ({path.relative_to(results): path for path in publish(results)} for results in (calm, stormy))
+    ours, theirs = (_tables(results) for results in (calm, stormy))
     if ours.keys() != theirs.keys():
         yield f"the boards are {sorted(map(str, theirs))} and were {sorted(map(str, ours))}"
     for name in sorted(ours.keys() & theirs.keys()):
         if not _results(ours[name]).equals(_results(theirs[name])):
             yield f"{name} has other rows"
+
+
+def _tables(results: Path) -> dict[Path, Path]:
+    """The boards' tables by their place; other files hold measured numbers and commands."""
+    return {path.relative_to(results): path for path in publish(results) if path.suffix == ".csv"}
 
 
 def _results(board: Path) -> pd.DataFrame:

@@ -1,0 +1,124 @@
+"""What the leaderboard page is made of: its rows, what lies behind them, and the methods' cards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("altair")
+from bench.leaderboard.boards import Boards
+from bench.leaderboard.page import assembly
+from bench.leaderboard.page import entries as rows
+from bench.leaderboard.page.cards import METHODS as FOLDER
+from bench.leaderboard.page.cards import cards, settings_of
+from bench.leaderboard.page.details import COMMAND, POINTS, Details, details_of
+from bench.leaderboard.page.entries import entries
+from bench.leaderboard.page.families import FAMILIES, family_of
+from bench.record import RunRecord
+from methods.card import card_of
+from tests.conftest import METHODS, runs_of
+from tests.test_record import record, write
+
+
+def boards_of(*values: RunRecord) -> Boards:
+    """The boards of records that have no files."""
+    return Boards(runs_of(values), runs_of([]), Path("nowhere"))
+
+
+class TestEntries:
+    def test_the_mean_over_tasks_and_its_interval_by_hand(self) -> None:
+        cells = [("glue/rte", 0, 60.0), ("glue/rte", 1, 62.0), ("glue/sst2", 0, 80.0), ("glue/sst2", 1, 84.0)]
+        of_tasks = [record(settings_id="x", task=task, seed=seed, score=score) for task, seed, score in cells]
+        row = entries(boards_of(*of_tasks))[0]
+        assert (row["over_tasks"], row["task"], row["seeds"]) == (True, "mean of 2 tasks", 2)
+        assert row["score_mean"] == 71.5  # seeds: 70 and 73
+        assert row["score_high"] - row["score_mean"] == pytest.approx(
+            12.706 * 1.5, rel=1e-4
+        )  # t(1), 3 / 2**0.5 / 2**0.5
+        assert row["trainable_parameters"] == 73728
+
+    def test_a_cost_that_one_task_lacks_has_no_mean(self) -> None:
+        tasks = {"glue/rte": 0.01, "glue/sst2": None}
+        runs = [record(settings_id="x", task=task, inference_latency_seconds_median=s) for task, s in tasks.items()]
+        assert [row["inference_latency_seconds_median"] for row in entries(boards_of(*runs))] == [None, 0.01, None]
+
+    def test_a_long_board_is_cut_at_the_lowest_ranks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rows, "LIMIT", 3)
+        methods = {f"method{number}": 50.0 + number for number in range(9)}
+        boards = boards_of(*(record(settings_id="x", method=name, score=score) for name, score in methods.items()))
+        shown = entries(boards)
+        assert [row["method"] for row in shown] == ["method8", "method7", "method6"]
+        assert {row["of"] for row in shown} == {9}
+        assert "This page shows 3 of 9 rows" in assembly.page(boards, shown, demonstration=False)
+
+    def test_the_front_is_what_nothing_betters_in_both(self) -> None:
+        rows = {"a": (10, 50.0), "b": (20, 60.0), "c": (30, 55.0), "d": (40, 70.0)}
+        runs = [record(method=m, trainable_parameters=p, score=s, settings_id="x") for m, (p, s) in rows.items()]
+        assert {row["method"] for row in entries(boards_of(*runs)) if row["on_front"]} == {"a", "b", "d"}
+
+    def test_two_settings_of_a_method_have_labels_of_their_own(self) -> None:
+        runs = [record(settings_id=settings) for settings in ("abcdef", "123456")]
+        assert {row["label"] for row in entries(boards_of(*runs))} == {"lora (abcd)", "lora (1234)"}
+
+
+class TestDetailsOfARun:
+    def test_a_run_without_files_has_none(self, tmp_path: Path) -> None:
+        assert details_of(tmp_path, {}) == Details()
+
+    def test_a_long_curve_is_thinned_and_keeps_its_end_and_a_damaged_line_ends_it(self, tmp_path: Path) -> None:
+        write(tmp_path, record())
+        lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 1001)]
+        (tmp_path / "history.jsonl").write_text("\n".join([*lines, '{"step": 10']))
+        steps = details_of(tmp_path, {}).steps
+        assert len(steps) <= POINTS
+        assert steps[-1] == 1000
+
+    def test_of_trials_at_one_learning_rate_the_best_counts(self, tmp_path: Path) -> None:
+        write(tmp_path, record(trial_run_ids=["a", "b", "c", "gone"]))
+        trials = {"a": (1e-2, 70.0), "b": (1e-3, 60.0), "c": (1e-2, 80.0), "other": (1.0, 99.0)}
+        details = details_of(tmp_path, trials)
+        assert (details.rates, details.rate_scores) == ([1e-3, 1e-2], [60.0, 80.0])
+
+    @pytest.mark.parametrize("word", ["a=['x','y']", "a=$HOME", "a='$HOME'", "a b", 'a="b"', "a=1"])
+    def test_a_shell_reads_the_command_back(self, tmp_path: Path, word: str) -> None:
+        write(tmp_path, record(overrides=[word, "seed=0"]))
+        (command,) = details_of(tmp_path, {}).commands
+        printed = subprocess.check_output(["sh", "-c", command.replace(COMMAND, "printf '%s\\n'")], text=True)
+        assert printed.splitlines() == [word, "seed=0"]
+
+
+class TestMethods:
+    def test_families_name_no_method_that_is_not_there(self) -> None:
+        named = [method for methods in FAMILIES.values() for method in methods.split()]
+        assert len(named) == len(set(named))
+        assert set(named) <= set(METHODS)
+        assert family_of("of_mine") == "other"
+
+    def test_a_card_says_what_is_known_and_nothing_else(self) -> None:
+        shown = cards({"nola": "9 on `m`", "lora": "8 on `m`", "../../x": "7 on `m`", "full": "6 on `m`"})
+        texts = {card["method"]: card["text"] for card in shown}
+        assert "https://arxiv.org/abs/2310.02556" in texts["nola"]
+        assert "sum_{i=1..k} a_i P_i" in texts["nola"]
+        assert "https://arxiv.org/abs/2106.09685" in texts["lora"]
+        assert "Every parameter trains" in texts["full"]
+        assert "No method of this name" in texts["../../x"]
+        assert all(
+            f"{count} on <code>m</code>" in text for count, text in zip((7, 6, 8, 9), texts.values(), strict=True)
+        )
+
+    def test_a_reconstruction_is_called_one(self) -> None:
+        rebuilt = [name for name in METHODS if (card := card_of(name)) is not None and card.reconstruction]
+        assert rebuilt
+        assert all("A reconstruction" in card["text"] for card in cards(dict.fromkeys(rebuilt, "1")))
+
+    def test_settings_are_those_that_hydra_composes(self) -> None:
+        import hydra
+        from omegaconf import OmegaConf
+
+        with hydra.initialize_config_dir(str(FOLDER.parent), version_base="1.3"):
+            for name in ("kasa", "compacter_pp", "pfeiffer", "lora"):
+                composed = OmegaConf.to_object(hydra.compose(f"method/{name}").method)
+                assert settings_of(FOLDER / f"{name}.yaml") == composed
