@@ -70,7 +70,7 @@ def test_another_score_is_seen_in_the_record_and_on_the_boards(calm: Path, copie
     found = faults(calm, copied)
     assert found[0].startswith(f"{planned(calm)[0]}: score is 12.5 and was ")
     assert [fault for fault in found[1:] if not fault.endswith("has other rows")] == []
-    assert len(found) == 3, "its own task's board and the one of all tasks"
+    assert len(found) == 3, "the rows of its benchmark, and their comparisons"
 
 
 def test_a_record_that_is_gone_is_lost(calm: Path, copied: Path) -> None:

@@ -202,8 +202,9 @@ def _different_boards(calm: Path, stormy: Path) -> Iterator[str]:
 
 
 def _tables(results: Path) -> dict[Path, Path]:
-    """The boards' tables by their place; other files hold measured numbers and commands."""
-    return {path.relative_to(results): path for path in publish(results) if path.suffix == ".csv"}
+    """The tables by their place, but for the fronts, whose rows follow from measured costs as other files do."""
+    tables = [path for path in publish(results) if path.suffix == ".csv" and path.stem != "pareto"]
+    return {path.relative_to(results): path for path in tables}
 
 
 def _results(board: Path) -> pd.DataFrame:

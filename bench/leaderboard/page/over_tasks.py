@@ -21,23 +21,27 @@ def over_tasks(boards: Boards, groups: Sequence[str]) -> pd.DataFrame:
     has other seeds. `thresholds` and `shares` are the performance profile, where there is one. `separable_from_best`
     is Nemenyi's test of mean ranks against the row with the best mean score.
     """
-    wanted = boards.overall[boards.overall["group"].isin(groups)]
-    tables = [_of_group(boards, of_group) for _, of_group in wanted.groupby("group", sort=True)]
+    overall, rows, runs, profiles = (
+        dict(iter(table[table["group"].isin(groups)].groupby("group", sort=True)))
+        for table in (boards.overall, boards.rows, boards.runs, boards.profiles)
+    )
+    nothing = boards.profiles.head(0)
+    tables = [_of_group(overall[name], rows[name], runs[name], profiles.get(name, nothing)) for name in overall]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _of_group(boards: Boards, overall: pd.DataFrame) -> pd.DataFrame:
-    chosen = overall[overall["tasks"] == overall.groupby("tasks", sort=True)["task_count"].sum().idxmax()]
-    rows = boards.rows[boards.rows["group"] == chosen["group"].iloc[0]]
-    tasks = str(chosen["tasks"].iloc[0]).split()
+def _of_group(overall: pd.DataFrame, rows: pd.DataFrame, runs: pd.DataFrame, profiles: pd.DataFrame) -> pd.DataFrame:
+    """The rows over all tasks of one group, from what the boards have of it."""
+    tasks = overall.groupby("tasks", sort=True)["task_count"].sum().idxmax()
+    listed = str(tasks).split()
     names = rows["task"].astype(str)
-    members = rows[names.isin(tasks) | (names + "@" + rows["data_revision"].astype(str)).isin(tasks)]
-    table = chosen.drop(columns="trainable_parameters").merge(_over_members(members), on=ROW, validate="one_to_one")
-    table = table.merge(_profiles(boards, table), on=ROW, how="left")
-    runs = boards.runs[boards.runs["row"].isin(members["row"])]
-    half_width = _half_widths(runs).reindex(pd.MultiIndex.from_frame(table[ROW]))
+    members = rows[names.isin(listed) | (names + "@" + rows["data_revision"].astype(str)).isin(listed)]
+    chosen = overall[overall["tasks"] == tasks].drop(columns="trainable_parameters")
+    table = chosen.merge(_over_members(members), on=ROW, validate="one_to_one")
+    table = table.merge(_lists(profiles[profiles["tasks"] == tasks]), on=ROW, how="left")
+    half_width = _half_widths(runs[runs["row"].isin(members["row"])]).reindex(pd.MultiIndex.from_frame(table[ROW]))
     return table.rename(columns={"mean_score": "score_mean"}).assign(
-        task=f"mean of {len(tasks)} tasks",
+        task=f"mean of {len(listed)} tasks",
         data_revision="",
         separable_from_best=_separable(table),
         score_low=table["mean_score"] - half_width.to_numpy(),
@@ -63,10 +67,9 @@ def _over_members(members: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _profiles(boards: Boards, table: pd.DataFrame) -> pd.DataFrame:
+def _lists(profiles: pd.DataFrame) -> pd.DataFrame:
     """The performance profile of each method as two lists."""
-    named = boards.profiles[["group", "tasks"]].eq(table[["group", "tasks"]].iloc[0]).all(axis=1)
-    lists = boards.profiles[named].groupby(ROW)[["threshold", "share"]].agg(list)
+    lists = profiles.groupby(ROW)[["threshold", "share"]].agg(list)
     return lists.rename(columns={"threshold": "thresholds", "share": "shares"}).reset_index()
 
 
