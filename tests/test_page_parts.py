@@ -40,6 +40,12 @@ class TestEntries:
         )  # t(1), 3 / 2**0.5 / 2**0.5
         assert row["trainable_parameters"] == 73728
 
+    def test_tasks_with_other_seeds_have_a_mean_but_no_interval_and_no_profile(self) -> None:
+        cells = [("glue/rte", 0, 60.0), ("glue/rte", 1, 62.0), ("glue/sst2", 0, 80.0)]
+        runs = [record(settings_id="x", task=task, seed=seed, score=score) for task, seed, score in cells]
+        row = entries(boards_of(*runs))[0]
+        assert (row["score_mean"], row["score_low"], row["seed_list"], row["thresholds"]) == (70.5, None, None, [])
+
     def test_a_cost_that_one_task_lacks_has_no_mean(self) -> None:
         tasks = {"glue/rte": 0.01, "glue/sst2": None}
         runs = [record(settings_id="x", task=task, inference_latency_seconds_median=s) for task, s in tasks.items()]
