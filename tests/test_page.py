@@ -131,7 +131,7 @@ class TestTable:
     def test_search_reads_methods_and_families(self, browser: Chrome, word: str, methods: set[str]) -> None:
         choose_tuned(browser)
         browser.find_element(By.ID, "text").send_keys(word)
-        WebDriverWait(browser, SECONDS).until(lambda _: set(column(browser, "label")) == methods)
+        assert WebDriverWait(browser, SECONDS).until(lambda _: set(column(browser, "label")) == methods)
 
     def test_rows_are_filtered_by_task_and_by_family(self, browser: Chrome) -> None:
         choose_tuned(browser)
@@ -184,7 +184,7 @@ class TestDetails:
         browser.find_element(By.CSS_SELECTOR, "tbody .method button").click()
         button = browser.find_element(By.CSS_SELECTOR, ".command button")
         button.click()
-        WebDriverWait(browser, SECONDS).until(lambda _: button.text == "Copied")
+        assert WebDriverWait(browser, SECONDS).until(lambda _: button.text == "Copied")
 
     def test_a_row_leads_to_the_card_of_its_method(self, browser: Chrome) -> None:
         choose_tuned(browser)

@@ -250,7 +250,9 @@ class TestScoring:
 
     @pytest.mark.parametrize("pruner", ["rand", "mag", "synflow", "er"])
     def test_pruners_that_look_at_no_example_draw_none(self, pruner: str) -> None:
-        attached("sparseadapter", pruner=pruner).prepare(unused)
+        method = attached("sparseadapter", pruner=pruner)
+        method.prepare(unused)
+        assert not all(mask.all() for mask in masks(method)), "they prune all the same"
 
     @every_pruner
     def test_masks_are_a_function_of_the_seed(self, pruner: str) -> None:
