@@ -2,9 +2,10 @@
 
 Writes synthetic records of realistic size into a temporary folder, which is removed at the end. Measured per number of
 records, each in a process of its own and without its start and imports: which of 10,000 run folders have no complete
-record, with and without an index; every board from nothing; every board again after 100 records came. Memory is the
-peak of the resident set of the process that builds every board from nothing, libraries included. The records have just
-been written, so the system reads them from memory; a cold disk adds its own time.
+record, with and without an index; every board from nothing, and then the page and its plots; every board again after
+100 records came, to one group of runs as from a sweep over one model, and spread over all five groups. Memory is the
+peak of the resident set of the process that builds everything, libraries included. The records have just been written,
+so the system reads them from memory; a cold disk adds its own time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.index import INDEX_FILE, Index
+from bench.leaderboard import parts
+from bench.leaderboard import publish as leaderboard
 from bench.leaderboard.publish import publish
 from bench.measure import memory
 from bench.record import SCHEMA_VERSION, RunRecord
@@ -39,6 +42,8 @@ from bench.schema import TYPES
 from bench.store import RECORD_FILE, Store
 
 NEW = 100
+ROOM = NEW * 6
+"""Records among which `NEW` of one group are found, and `NEW` more of all."""
 ASKED = 10_000
 SIZES = (1_000, 10_000, 100_000)
 TASKS = [f"{benchmark}/task_{number}" for benchmark in ("glue", "superglue", "vtab", "images") for number in range(10)]
@@ -46,7 +51,16 @@ METHODS = [f"method_{number:02d}" for number in range(20)]
 MODELS = [f"model_{number}" for number in range(5)]
 SEEDS = range(5)
 TEMPLATES = 97
-COLUMNS = ("records", "missing, no index", "missing", "boards from nothing", "peak memory", f"boards after {NEW} new")
+COLUMNS = (
+    "records",
+    "missing, no index",
+    "missing",
+    "boards from nothing",
+    "page and plots",
+    "peak memory",
+    f"boards after {NEW} new",
+    "in every group",
+)
 
 
 def synthetic(number: int) -> RunRecord:
@@ -113,7 +127,7 @@ def _value(kind: Any, draw: random.Random) -> Any:
     return simple.get(inner[0] if inner else kind, simple[float])()
 
 
-def write(results: Path, numbers: range) -> None:
+def write(results: Path, numbers: Sequence[int]) -> None:
     """Write the records of these numbers, without flushing each to disk."""
     for number in track(numbers, f"writing {len(numbers):,} records", transient=True):
         record = synthetic(number)
@@ -149,28 +163,33 @@ def look_for_missing(results: Path, folders: list[Path], expected: int) -> None:
     assert len(missing) == expected, f"{len(missing)} are missing, not {expected}"
 
 
-def build_boards(results: Path) -> None:
-    """Write every board."""
-    assert publish(results)
+def build(results: Path, pages: bool = False) -> None:
+    """Write every board, or the page and its plots of boards that are known."""
+    assert publish(results, pages=pages)
 
 
-def measured(results: Path, size: int) -> list[str]:
-    """The row of a results folder that holds `size` records; it has `NEW` more afterwards."""
+def measured(results: Path, size: int, following: range) -> list[str]:
+    """The row of a results folder that holds `size` records; it has twice `NEW` of the `following` afterwards."""
     there = [file.parent for file in itertools.islice(Store(results).root.rglob(RECORD_FILE), ASKED - NEW)]
     asked = (results, [*there, *(there[0].with_name(f"absent-{number}") for number in range(NEW))], NEW)
     _forget(results)
     without_index, with_index = timed(look_for_missing, *asked), timed(look_for_missing, *asked)
     _forget(results)
-    from_nothing = timed(build_boards, results)
-    write(results, range(size, size + NEW))
-    after_new = timed(build_boards, results)
-    seconds = [f"{job.seconds:.2f} s" for job in (without_index, with_index, from_nothing, after_new)]
-    return [f"{size:,}", *seconds[:3], f"{from_nothing.peak_bytes / 2**20:,.0f} MiB", seconds[3]]
+    from_nothing, page = timed(build, results), timed(build, results, True)
+    one_group = [number for number in following if synthetic(number).model == MODELS[0]][:NEW]
+    write(results, one_group)
+    after_one = timed(build, results)
+    write(results, following[-NEW:])
+    after_all = timed(build, results)
+    seconds = [f"{job.seconds:.2f} s" for job in (without_index, with_index, from_nothing, page, after_one, after_all)]
+    peak = max(from_nothing.peak_bytes, page.peak_bytes)
+    return [f"{size:,}", *seconds[:4], f"{peak / 2**20:,.0f} MiB", *seconds[4:]]
 
 
 def _forget(results: Path) -> None:
     (results / INDEX_FILE).unlink(missing_ok=True)
-    shutil.rmtree(results / "leaderboard", ignore_errors=True)
+    for folder in (leaderboard.FOLDER, parts.FOLDER):
+        shutil.rmtree(results / folder, ignore_errors=True)
 
 
 def main() -> int:
@@ -180,13 +199,15 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made (default: the system's)")
     arguments = parser.parse_args()
     table = Table(*COLUMNS, title="the store of records", title_justify="left")
-    written = 0
+    written, number = 0, 0
     with tempfile.TemporaryDirectory(prefix="parsimony-store-", dir=arguments.folder) as folder:
         results = Path(folder)
         for size in sorted(int(size) for size in arguments.sizes.split(",")):
-            write(results, range(written, size))
-            table.add_row(*measured(results, size))
-            written = size + NEW
+            following = number + size - written
+            write(results, range(number, following))
+            number = following + ROOM
+            table.add_row(*measured(results, size, range(following, number)))
+            written = size + 2 * NEW
     Console(soft_wrap=True).print(table)
     return 0
 

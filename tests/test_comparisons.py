@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from bench.leaderboard.boards import Boards
+from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.comparisons import Runs, compared
 from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, outcomes
 from bench.record import RunRecord
@@ -125,7 +126,7 @@ class TestPairs:
 
 class TestBoards:
     @pytest.fixture
-    def boards(self, tmp_path: Path) -> Boards:
+    def sources(self, tmp_path: Path) -> Sources:
         """Two methods that differ in one answer of 200, and two that are clearly worse."""
         almost = LABELS.copy()
         almost[0] = 1 - almost[0]
@@ -135,8 +136,11 @@ class TestBoards:
             score = 100 * float(np.mean(predictions == LABELS))
             found.append(record(method=method, settings_id="x", run_id=f"{number:016x}", score=score))
             written(tmp_path / f"glue/sst2/minilm/{method}/{number:016x}", LABELS, predictions)
-        nothing = runs_of([])
-        return Boards(runs_of(found), nothing, tmp_path)
+        return Sources(runs_of(found), runs_of([]), tmp_path)
+
+    @pytest.fixture
+    def boards(self, sources: Sources) -> Boards:
+        return Boards.of(sources)
 
     def test_what_cannot_be_told_from_the_best_is_marked(self, boards: Boards) -> None:
         separable = boards.rows.set_index("method")["separable_from_best"]
@@ -155,7 +159,7 @@ class TestBoards:
         assert boards.pareto["on_front"].any()
         assert set(boards.pareto["cost"]) == {"trainable_parameters", "peak_memory_bytes", "train_seconds"}
 
-    def test_rows_without_predictions_are_neither_alike_nor_different(self, boards: Boards, tmp_path: Path) -> None:
-        elsewhere = Boards(boards.runs, boards.trials, tmp_path / "nowhere")
+    def test_rows_without_predictions_are_neither_alike_nor_different(self, sources: Sources, tmp_path: Path) -> None:
+        elsewhere = Boards.of(replace(sources, root=tmp_path / "nowhere"))
         assert elsewhere.rows["separable_from_best"].isna().all()
         assert len(elsewhere.comparisons) == 0

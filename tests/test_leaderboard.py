@@ -14,6 +14,7 @@ from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.profiles import profiles
 from bench.leaderboard.publish import publish
 from bench.leaderboard.rows import rows_of
+from bench.leaderboard.task_sets import over_equal_tasks
 from bench.store import Store
 from tasks.metrics.averages import GLUE_EIGHT, SUPERGLUE_EIGHT
 from tests.conftest import runs_of
@@ -87,7 +88,7 @@ def test_a_single_seed_has_no_interval() -> None:
 def over_tasks(*rows: tuple[str, str, float]) -> pd.DataFrame:
     """The overall table of (method, task, score), by method."""
     runs = runs_of(record(settings_id="x", method=method, task=task, score=score) for method, task, score in rows)
-    return overall(rows_of(runs), runs)
+    return overall(over_equal_tasks(rows_of(runs), runs))
 
 
 def test_methods_are_compared_over_tasks_that_all_of_them_have() -> None:
@@ -118,7 +119,7 @@ def test_ranks_points_and_wins_over_tasks_by_hand() -> None:
 def test_a_profile_is_the_share_of_runs_above_each_threshold() -> None:
     cells = [("glue/rte", 0, 60.0), ("glue/rte", 1, 64.0), ("glue/sst2", 0, 80.0), ("glue/sst2", 1, 90.0)]
     runs = runs_of(record(settings_id="x", task=task, seed=seed, score=score) for task, seed, score in cells)
-    table = profiles(rows_of(runs), runs)
+    table = profiles(over_equal_tasks(rows_of(runs), runs))
     above = table.set_index("threshold")["share"]
     assert (above.index[0], above.iloc[0]) == (59.0, 1.0)
     assert (above.index[-1], above.iloc[-1]) == (90.0, 0.0)
@@ -129,8 +130,9 @@ def test_a_profile_is_the_share_of_runs_above_each_threshold() -> None:
 
 def test_two_revisions_of_a_tasks_data_are_two_tasks() -> None:
     runs = runs_of(record(settings_id="x", data_revision=revision) for revision in ("a" * 40, "b" * 40))
-    assert overall(rows_of(runs), runs)["tasks"].tolist() == [f"glue/sst2@{'a' * 12} glue/sst2@{'b' * 12}"]
-    assert len(averages(rows_of(runs))) == 0
+    rows = rows_of(runs)
+    assert overall(over_equal_tasks(rows, runs))["tasks"].tolist() == [f"glue/sst2@{'a' * 12} glue/sst2@{'b' * 12}"]
+    assert len(averages(rows)) == 0
 
 
 def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from bench.index import Index
 from bench.leaderboard import page
-from bench.leaderboard.boards import Boards
+from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.publish import publish
 from bench.record import RunRecord
 from bench.store import Store
@@ -351,8 +351,8 @@ class TestDocumentation:
 
         index = Index.refreshed(results)
         real, all_tasks = (
-            Boards(index.runs, index.trials, Store(results).root),
-            Boards(runs_of(of_benchmarks()), runs_of([]), results),
+            Boards.of(Sources(index.runs, index.trials, Store(results).root)),
+            Boards.of(Sources(runs_of(of_benchmarks()), runs_of([]), results)),
         )
         tables = real.tables | {"averages": all_tasks.averages}
         assert tables.keys() >= {"glue", "overall", "profiles", "comparisons", "pareto"}

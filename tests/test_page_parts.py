@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("altair")
-from bench.leaderboard.boards import Boards
+from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.page import assembly
 from bench.leaderboard.page import entries as rows
 from bench.leaderboard.page.cards import METHODS as FOLDER
 from bench.leaderboard.page.cards import cards, settings_of
 from bench.leaderboard.page.details import COMMAND, POINTS, Details, details_of
-from bench.leaderboard.page.entries import entries
+from bench.leaderboard.page.entries import Entry, entries
 from bench.leaderboard.page.families import FAMILIES, family_of
 from bench.record import RunRecord
 from methods.card import card_of
@@ -23,16 +23,22 @@ from tests.conftest import METHODS, runs_of
 from tests.test_record import record, write
 
 
-def boards_of(*values: RunRecord) -> Boards:
-    """The boards of records that have no files."""
-    return Boards(runs_of(values), runs_of([]), Path("nowhere"))
+def sources_of(*values: RunRecord) -> Sources:
+    """Records that have no files."""
+    return Sources(runs_of(values), runs_of([]), Path("nowhere"))
+
+
+def entries_of(*values: RunRecord) -> list[Entry]:
+    """The rows of the page of records that have no files."""
+    sources = sources_of(*values)
+    return entries(Boards.of(sources), sources)
 
 
 class TestEntries:
     def test_the_mean_over_tasks_and_its_interval_by_hand(self) -> None:
         cells = [("glue/rte", 0, 60.0), ("glue/rte", 1, 62.0), ("glue/sst2", 0, 80.0), ("glue/sst2", 1, 84.0)]
         of_tasks = [record(settings_id="x", task=task, seed=seed, score=score) for task, seed, score in cells]
-        row = entries(boards_of(*of_tasks))[0]
+        row = entries_of(*of_tasks)[0]
         assert (row["over_tasks"], row["task"], row["seeds"]) == (True, "mean of 2 tasks", 2)
         assert row["score_mean"] == 71.5  # seeds: 70 and 73
         assert row["score_high"] - row["score_mean"] == pytest.approx(
@@ -43,19 +49,20 @@ class TestEntries:
     def test_tasks_with_other_seeds_have_a_mean_but_no_interval_and_no_profile(self) -> None:
         cells = [("glue/rte", 0, 60.0), ("glue/rte", 1, 62.0), ("glue/sst2", 0, 80.0)]
         runs = [record(settings_id="x", task=task, seed=seed, score=score) for task, seed, score in cells]
-        row = entries(boards_of(*runs))[0]
+        row = entries_of(*runs)[0]
         assert (row["score_mean"], row["score_low"], row["seed_list"], row["thresholds"]) == (70.5, None, None, [])
 
     def test_a_cost_that_one_task_lacks_has_no_mean(self) -> None:
         tasks = {"glue/rte": 0.01, "glue/sst2": None}
         runs = [record(settings_id="x", task=task, inference_latency_seconds_median=s) for task, s in tasks.items()]
-        assert [row["inference_latency_seconds_median"] for row in entries(boards_of(*runs))] == [None, 0.01, None]
+        assert [row["inference_latency_seconds_median"] for row in entries_of(*runs)] == [None, 0.01, None]
 
     def test_a_long_board_is_cut_at_the_lowest_ranks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rows, "LIMIT", 3)
         methods = {f"method{number}": 50.0 + number for number in range(9)}
-        boards = boards_of(*(record(settings_id="x", method=name, score=score) for name, score in methods.items()))
-        shown = entries(boards)
+        sources = sources_of(*(record(settings_id="x", method=name, score=score) for name, score in methods.items()))
+        boards = Boards.of(sources)
+        shown = entries(boards, sources)
         assert [row["method"] for row in shown] == ["method8", "method7", "method6"]
         assert {row["of"] for row in shown} == {9}
         assert "This page shows 3 of 9 rows" in assembly.page(boards, shown, demonstration=False)
@@ -63,11 +70,11 @@ class TestEntries:
     def test_the_front_is_what_nothing_betters_in_both(self) -> None:
         rows = {"a": (10, 50.0), "b": (20, 60.0), "c": (30, 55.0), "d": (40, 70.0)}
         runs = [record(method=m, trainable_parameters=p, score=s, settings_id="x") for m, (p, s) in rows.items()]
-        assert {row["method"] for row in entries(boards_of(*runs)) if row["on_front"]} == {"a", "b", "d"}
+        assert {row["method"] for row in entries_of(*runs) if row["on_front"]} == {"a", "b", "d"}
 
     def test_two_settings_of_a_method_have_labels_of_their_own(self) -> None:
         runs = [record(settings_id=settings) for settings in ("abcdef", "123456")]
-        assert {row["label"] for row in entries(boards_of(*runs))} == {"lora (abcd)", "lora (1234)"}
+        assert {row["label"] for row in entries_of(*runs)} == {"lora (abcd)", "lora (1234)"}
 
 
 class TestDetailsOfARun:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -13,62 +13,54 @@ from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.pareto import pareto
 from bench.leaderboard.profiles import profiles
 from bench.leaderboard.rows import rows_of
+from bench.leaderboard.task_sets import over_equal_tasks
 
 
 @dataclass(frozen=True)
-class Boards:
-    """What is known of runs that count, and of the trials behind them.
+class Sources:
+    """What boards are made of: runs that count and the trials behind them, and the folder that theirs lie in.
 
-    `runs` and `trials` have a row per run with the columns of `columns.py` and its folder below `root`.
+    Both have a row per run with the columns of `columns.py` and `folder`, its folder below `root`.
     """
 
     runs: pd.DataFrame
     trials: pd.DataFrame
     root: Path
 
-    @functools.cached_property
-    def _tested(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return comparisons(rows_of(self.runs), self.runs, self.root)
+
+@dataclass(frozen=True)
+class Boards:
+    """What is known of runs that count. Every table is made group by group; no group enters another's."""
+
+    rows: pd.DataFrame
+    """One row per method settings, task and group (`rows.py`), with what the comparisons say of it."""
+    overall: pd.DataFrame
+    """Methods over several tasks (`overall.py`)."""
+    averages: pd.DataFrame
+    """The benchmarks' own averages (`overall.py`)."""
+    profiles: pd.DataFrame
+    """Performance profiles over several tasks (`profiles.py`)."""
+    comparisons: pd.DataFrame
+    """Paired tests (`comparisons.py`)."""
+    pareto: pd.DataFrame
+    """Fronts of score and cost (`pareto.py`)."""
+
+    @classmethod
+    def of(cls, sources: Sources) -> Boards:
+        """The boards computed from nothing."""
+        tested, rows = comparisons(rows_of(sources.runs), sources.runs, sources.root)
+        several = list(over_equal_tasks(rows, sources.runs))
+        return cls(rows, overall(several), averages(rows), profiles(several), tested, pareto(rows))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Boards]) -> Boards:
+        """The boards of several sets of groups as one."""
+        tables = ([getattr(part, table.name) for part in parts] for table in fields(cls))
+        return cls(*(pd.concat(found, ignore_index=True) for found in tables))
 
     @property
-    def rows(self) -> pd.DataFrame:
-        """One row per method settings, task and group (`rows.py`), with what the comparisons say of it."""
-        return self._tested[1]
-
-    @property
-    def comparisons(self) -> pd.DataFrame:
-        """Paired tests (`comparisons.py`)."""
-        return self._tested[0]
-
-    @functools.cached_property
-    def overall(self) -> pd.DataFrame:
-        """Methods over several tasks (`overall.py`)."""
-        return overall(self.rows, self.runs)
-
-    @functools.cached_property
-    def averages(self) -> pd.DataFrame:
-        """The benchmarks' own averages (`overall.py`)."""
-        return averages(self.rows)
-
-    @functools.cached_property
-    def profiles(self) -> pd.DataFrame:
-        """Performance profiles over several tasks (`profiles.py`)."""
-        return profiles(self.rows, self.runs)
-
-    @functools.cached_property
-    def pareto(self) -> pd.DataFrame:
-        """Fronts of score and cost (`pareto.py`)."""
-        return pareto(self.rows)
-
-    @property
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> Mapping[str, pd.DataFrame]:
         """The tables by the name of their file: one per benchmark, then those over all tasks."""
         by_benchmark = self.rows.groupby(self.rows["task"].astype(str).str.partition("/")[0])
-        return {
-            **{str(benchmark): table for benchmark, table in by_benchmark},
-            "overall": self.overall,
-            "averages": self.averages,
-            "profiles": self.profiles,
-            "comparisons": self.comparisons,
-            "pareto": self.pareto,
-        }
+        over_tasks = {table.name: getattr(self, table.name) for table in fields(self) if table.name != "rows"}
+        return {str(benchmark): table for benchmark, table in by_benchmark} | over_tasks

@@ -72,7 +72,7 @@ class Runs:
     """The runs behind one row, by seed."""
 
     metric: str
-    folders: Mapping[int, Path]
+    folders: Mapping[int, str | Path]
 
     @functools.cached_property
     def outcomes(self) -> dict[int, Outcomes]:
@@ -159,9 +159,9 @@ def comparisons(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> tuple[pd.
 
 def runs_of_rows(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> list[Runs]:
     """The runs behind each row, in the order of the rows."""
-    folders: dict[str, dict[int, Path]] = {}
+    folders: dict[str, dict[int, str | Path]] = {}
     for row, seed, folder in zip(runs["row"], runs["seed"], runs["folder"], strict=True):
-        folders.setdefault(row, {}).setdefault(seed, root / folder)
+        folders.setdefault(row, {}).setdefault(seed, f"{root}/{folder}")
     return [Runs(metric, folders[row]) for metric, row in zip(rows["metric"], rows["row"], strict=True)]
 
 

@@ -8,11 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from bench.leaderboard.rows import together
+from bench.leaderboard.columns import GROUP, ROW
+from bench.leaderboard.rows import as_records, together
 
 MISSING = "–"
 Cell = Mapping[Any, Any]
 """A row of the board."""
+Table = tuple[str, list[str], list[list[str]]]
+"""Title, header and cells."""
+MARKDOWN_FILE, LATEX_FILE = "leaderboard.md", "leaderboard.tex"
+SHOWN = ["task", "trainable_parameters", "score_mean", "score_high", "separable_from_best"]
+CELL = ["group", *GROUP, *ROW, *SHOWN]
+"""The columns that are used of it."""
 FIRST = ["method", "trainable parameters"]
 NOT_SEPARABLE = "°"
 LEGEND = (
@@ -20,22 +27,34 @@ LEGEND = (
     f"its column (paired test, corrected for the number of methods); {MISSING} not run. Rows of one table share model, "
     "recipe, tuning effort, data, precision, hardware and software; nothing is compared across tables."
 )
+MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<`"})
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"±": r"$\pm$", NOT_SEPARABLE: r"$^\circ$", MISSING: "--", "\\": r"\textbackslash{}"}
+)
+LEGEND_IN_MARKDOWN = f"{LEGEND}\n"
+LEGEND_IN_LATEX = f"% {LEGEND}\n"
 
 
-def markdown(rows: pd.DataFrame) -> str:
-    """All groups, each a table of methods by tasks, the best mean first."""
-    parts = [f"{LEGEND}\n"]
-    for title, header, body in _tables(rows):
+def documents(rows: pd.DataFrame) -> dict[str, str]:
+    """All groups, each a table of methods by tasks, the best mean first, by the name of their file; without legends."""
+    tables = list(_tables(rows))
+    return {MARKDOWN_FILE: _markdown(tables), LATEX_FILE: _latex(tables)}
+
+
+def _markdown(tables: Iterable[Table]) -> str:
+    parts = []
+    for title, header, body in tables:
         lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
         table = "\n".join(f"| {' | '.join(map(_in_markdown, line))} |" for line in lines)
         parts.append(f"**{_in_markdown(title)}**\n\n{table}\n")
     return "\n".join(parts)
 
 
-def latex(rows: pd.DataFrame) -> str:
-    """The same as `table` environments for the package booktabs."""
-    parts = [f"% {LEGEND}"]
-    for title, header, body in _tables(rows):
+def _latex(tables: Iterable[Table]) -> str:
+    """`table` environments for the package booktabs."""
+    parts: list[str] = []
+    for title, header, body in tables:
         lines = [" & ".join(map(_in_latex, line)) + r" \\" for line in (header, *body)]
         parts += [
             r"\begin{table}",
@@ -52,9 +71,9 @@ def latex(rows: pd.DataFrame) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _tables(rows: pd.DataFrame) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+def _tables(rows: pd.DataFrame) -> Iterable[Table]:
     """Title, header and cells of each group."""
-    records = rows.to_dict("records")
+    records = as_records(rows[CELL])
     for members in together(rows, ["group"]):
         of_group = [records[position] for position in members]
         tasks = sorted({cell["task"] for cell in of_group})
@@ -103,14 +122,9 @@ def _shown(cell: Cell) -> str:
     return text + NOT_SEPARABLE if cell["separable_from_best"] is False else text
 
 
-def _escaped(text: str, characters: str) -> str:
-    return "".join(f"\\{character}" if character in characters else character for character in text)
-
-
 def _in_markdown(text: str) -> str:
-    return _escaped(" ".join(text.split()), "\\|<`")
+    return " ".join(text.split()).translate(MARKDOWN)
 
 
 def _in_latex(text: str) -> str:
-    replaced = {"±": r"$\pm$", NOT_SEPARABLE: r"$^\circ$", MISSING: "--", "\\": r"\textbackslash{}"}
-    return "".join(replaced.get(character) or _escaped(character, "&%$#_{}") for character in text)
+    return text.translate(LATEX)

@@ -6,6 +6,7 @@ bootstrap of a metric is one of means. Metrics that are none (MultiRC's, over qu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-def outcomes(folder: Path, metric: Metric) -> Outcomes | None:
+def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:
     """What the run in this folder did, in the order of the examples' numbers; None where its predictions are missing.
 
     Diagnostic sets, whose splits lie in a folder of their own ("axb/test"), do not count.
@@ -104,10 +105,11 @@ def outcomes(folder: Path, metric: Metric) -> Outcomes | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not (folder / PREDICTIONS_FILE).is_file():
+    file = os.path.join(folder, PREDICTIONS_FILE)
+    if not os.path.isfile(file):
         return None
     try:
-        table = pq.read_table(folder / PREDICTIONS_FILE, columns=["split", "id", *metric.columns])
+        table = pq.read_table(file, columns=["split", "id", *metric.columns])
     except (OSError, pa.ArrowException):
         return None
     splits = table["split"].to_pylist()

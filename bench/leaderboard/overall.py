@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from bench.leaderboard.columns import ROW
-from bench.leaderboard.rows import together
-from bench.leaderboard.statistics.aggregates import aggregates
+from bench.leaderboard.rows import as_records, together
+from bench.leaderboard.statistics.aggregates import estimate, interquartile_mean
 from bench.leaderboard.statistics.intervals import Estimate
 from bench.leaderboard.statistics.ranking import (
     borda_counts,
@@ -19,7 +19,7 @@ from bench.leaderboard.statistics.ranking import (
     probability_of_improvement,
     win_rates,
 )
-from bench.leaderboard.task_sets import HEAD, Member, over_equal_tasks
+from bench.leaderboard.task_sets import HEAD, Comparison, Member
 from tasks.metrics import vtab
 from tasks.metrics.averages import glue_average, glue_average_official, superglue_average
 
@@ -42,11 +42,17 @@ SCORES = [
     "probability_over_lora_low",
     "probability_over_lora_high",
 ]
+AVERAGES = [
+    "glue_average",
+    "glue_average_official",
+    "superglue_average",
+    *("vtab_mean_19", "vtab_mean_groups", "natural", "specialized", "structured"),
+]
 OVERALL = [*HEAD, "tasks", "task_count", "rank", *ROW, "seeds", "trainable_parameters", *SCORES]
 
 
-def overall(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per group, set of two tasks or more, and method; `rows` is what `rows_of` makes of `runs`.
+def overall(comparisons: Iterable[Comparison]) -> pd.DataFrame:
+    """One row per group, set of two tasks or more, and method.
 
     Scores in percent, best mean score first. `interquartile_mean` is over seeds and tasks, with its stratified
     bootstrap interval; it needs equally many seeds on every task, the interval two or more. Over these tasks methods
@@ -55,7 +61,7 @@ def overall(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """
     found = [
         dict(comparison.head) | {"tasks": " ".join(comparison.tasks), "task_count": len(comparison.tasks)} | row
-        for comparison in over_equal_tasks(rows, runs)
+        for comparison in comparisons
         for row in _compared(comparison.members)
     ]
     return pd.DataFrame(found, columns=OVERALL).astype({"trainable_parameters": "Int64"})
@@ -94,7 +100,7 @@ def _middle(runs: NDArray[np.float64] | None) -> dict[str, float]:
     """The interquartile mean over seeds and tasks, and its interval, as far as they are known."""
     if runs is None:
         return {}
-    found = aggregates(runs, np.random.default_rng(SEED), RESAMPLES).interquartile_mean
+    found = estimate(runs, interquartile_mean, np.random.default_rng(SEED), RESAMPLES)
     return _with_interval("interquartile_mean", found)
 
 
@@ -118,7 +124,7 @@ def averages(rows: pd.DataFrame) -> pd.DataFrame:
     Seeds are averaged within a task first. Columns: `tasks/metrics/averages.py`, `tasks/metrics/vtab.py`.
     """
     key = [*HEAD, *ROW]
-    records = rows[[*key, "task", "score_mean", "combined_score_mean"]].to_dict("records")
+    records = as_records(rows[[*key, "task", "score_mean", "combined_score_mean"]])
     found: list[dict[str, Any]] = []
     for members in together(rows, key):
         cells = [records[position] for position in members]
@@ -127,8 +133,8 @@ def averages(rows: pd.DataFrame) -> pd.DataFrame:
                 {cell["task"]: cell[column] for cell in cells} for column in ("score_mean", "combined_score_mean")
             )
             found.append({name: cells[0][name] for name in key} | _averages_of(scores, combined))
-    table = pd.DataFrame(found)
-    return table.dropna(subset=[name for name in table.columns if name not in key], how="all").reset_index(drop=True)
+    table = pd.DataFrame(found, columns=[*key, *AVERAGES])
+    return table.dropna(subset=AVERAGES, how="all").reset_index(drop=True)
 
 
 def _averages_of(scores: Mapping[str, float], combined: Mapping[str, float]) -> dict[str, float | None]:

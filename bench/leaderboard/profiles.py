@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.leaderboard.columns import ROW
 from bench.leaderboard.statistics.aggregates import performance_profile
-from bench.leaderboard.task_sets import Member, over_equal_tasks
+from bench.leaderboard.task_sets import Comparison, Member
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +19,7 @@ THRESHOLDS = 41
 PROFILES = ["group", "tasks", *ROW, "threshold", "share", "share_low", "share_high"]
 
 
-def profiles(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def profiles(comparisons: Iterable[Comparison]) -> pd.DataFrame:
     """One row per comparison over several tasks, method and threshold, in percent; shares lie between 0 and 1.
 
     Agarwal et al. 2021 (arXiv:2108.13264), section 4.2, with pointwise 95 % bands where there are two seeds or more.
@@ -27,7 +27,7 @@ def profiles(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     different numbers of seeds have no profile.
     """
     found: list[dict[str, Any]] = []
-    for comparison in over_equal_tasks(rows, runs):
+    for comparison in comparisons:
         members = [member for member in comparison.members if member.runs is not None]
         if members:
             head = {"group": comparison.head["group"], "tasks": " ".join(comparison.tasks)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -74,6 +74,12 @@ def _seed_lists(seeds: Sequence[int], numbers: Sequence[int], rows: int) -> list
     for seed, number in zip(seeds, numbers, strict=True):
         found[number].add(seed)
     return [sorted(of_row) for of_row in found]
+
+
+def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as dictionaries, several times as fast as pandas makes them of text."""
+    columns = [table[name].to_numpy(dtype=object).tolist() for name in table]
+    return [dict(zip(table.columns, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def together(rows: pd.DataFrame, columns: Sequence[str]) -> list[NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.leaderboard.columns import GROUP, ROW
-from bench.leaderboard.rows import together
+from bench.leaderboard.rows import as_records, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def over_equal_tasks(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Compari
     for row, score in zip(runs["row"], runs["score"], strict=True):
         scores.setdefault(row, []).append(score)
     cells = rows.assign(label=_labels(rows))[["row", *HEAD, *ROW, "label", "score_mean", "trainable_parameters"]]
-    records = [cell | {"scores": scores[cell["row"]]} for cell in cells.to_dict("records")]
+    records = [cell | {"scores": scores[cell["row"]]} for cell in as_records(cells)]
     for positions in together(cells, ["group"]):
         of_group = [records[position] for position in positions]
         methods: dict[tuple[str, str], dict[str, Cell]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from bench.leaderboard.boards import Boards
+from bench.leaderboard.boards import Boards, Sources
 
 PAGE = "index.html"
 PLOTS = "plots"
@@ -17,12 +17,12 @@ def available() -> bool:
     return all(importlib.util.find_spec(package) is not None for package in PACKAGES)
 
 
-def files(boards: Boards, demonstration: bool) -> dict[str, bytes]:
-    """The page and the plots by the name of their file."""
+def files(boards: Boards, sources: Sources, demonstration: bool) -> dict[str, bytes]:
+    """The page and the plots of the boards by the name of their file."""
     from bench.leaderboard.page import assembly, plots
     from bench.leaderboard.page.entries import entries, groups
 
-    shown = entries(boards)
+    shown = entries(boards, sources)
     titles = {group["name"]: group["title"] for group in groups(boards, shown)}
     drawn = {f"{PLOTS}/{name}": content for name, content in plots.files(shown, titles).items()}
     return {PAGE: assembly.page(boards, shown, demonstration).encode(), **drawn}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.leaderboard.boards import Boards
+from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.columns import AVERAGED, GROUP
 from bench.leaderboard.comparisons import TOGETHER
 from bench.leaderboard.page.details import Details, details_of, mean_of
@@ -44,19 +44,19 @@ KEPT = (
 Entry = dict[str, Any]
 
 
-def entries(boards: Boards) -> list[Entry]:
+def entries(boards: Boards, sources: Sources) -> list[Entry]:
     """The rows of the page: groups by size, in each the rows over all tasks first, then task by task, best first."""
-    folders = _first_folders(boards)
+    folders = _first_folders(boards, sources)
     trials = {
         folder.rpartition("/")[2]: (rate, score)  # a run's folder has the name of its id
-        for folder, rate, score in boards.trials[["folder", "learning_rate", "score"]].itertuples(index=False)
+        for folder, rate, score in sources.trials[["folder", "learning_rate", "score"]].itertuples(index=False)
     }
 
     @functools.cache
     def details(index: int) -> Details:
         return details_of(folders[index], trials)
 
-    rows = _table(boards).to_dict("records")
+    rows = _table(boards, sources).to_dict("records")
     return [_entry(row, mean_of([details(index) for index in row["members"]])) for row in rows]
 
 
@@ -77,13 +77,13 @@ def _title(facts: Mapping[Any, Any]) -> str:
     return ", ".join((facts["model"], facts["budget"], facts["tuning"], data, facts["precision"], facts["hardware"]))
 
 
-def _table(boards: Boards) -> pd.DataFrame:
+def _table(boards: Boards, sources: Sources) -> pd.DataFrame:
     """The rows that a page shows, in its order, each with the index of the boards' rows that it stands for."""
     sizes = boards.rows["group"].value_counts()
     largest = sorted(sizes.index, key=lambda name: (-sizes[name], name))[:GROUPS]
     own = boards.rows.assign(members=pd.Series({index: [index] for index in boards.rows.index}), per_task=True)
     own = own[own["group"].isin(largest)]
-    table = pd.concat([over_tasks(boards, largest).assign(per_task=False), own], ignore_index=True)
+    table = pd.concat([over_tasks(boards, sources.runs, largest).assign(per_task=False), own], ignore_index=True)
     several = table.groupby(["group", "method"])["settings_id"].transform("nunique") > 1
     methods = table["method"].astype(str)
     table = table.assign(
@@ -107,11 +107,11 @@ def _on_front(table: pd.DataFrame) -> NDArray[np.bool_]:
     return found
 
 
-def _first_folders(boards: Boards) -> list[Path]:
+def _first_folders(boards: Boards, sources: Sources) -> list[Path]:
     """The folder of each row's run with the first seed, in the order of the rows."""
-    first = boards.runs.sort_values("seed", kind="stable").drop_duplicates("row")
+    first = sources.runs.sort_values("seed", kind="stable").drop_duplicates("row")
     folders = dict(zip(first["row"], first["folder"], strict=True))
-    return [boards.root / folders[row] for row in boards.rows["row"]]
+    return [sources.root / folders[row] for row in boards.rows["row"]]
 
 
 def _entry(row: Mapping[Any, Any], details: Details) -> Entry:

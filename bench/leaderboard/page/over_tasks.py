@@ -13,7 +13,7 @@ from bench.leaderboard.columns import AVERAGED, ROW, TASK
 from bench.leaderboard.rows import CONFIDENCE
 
 
-def over_tasks(boards: Boards, groups: Sequence[str]) -> pd.DataFrame:
+def over_tasks(boards: Boards, runs: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
     """The methods of these groups over one set of tasks each: the one that covers most results, methods times tasks.
 
     `members` lists the index of each task's row in `boards.rows`. Costs are means over the tasks. `score_low` to
@@ -21,12 +21,12 @@ def over_tasks(boards: Boards, groups: Sequence[str]) -> pd.DataFrame:
     has other seeds. `thresholds` and `shares` are the performance profile, where there is one. `separable_from_best`
     is Nemenyi's test of mean ranks against the row with the best mean score.
     """
-    overall, rows, runs, profiles = (
+    overall, rows, runs_of, profiles = (
         dict(iter(table[table["group"].isin(groups)].groupby("group", sort=True)))
-        for table in (boards.overall, boards.rows, boards.runs, boards.profiles)
+        for table in (boards.overall, boards.rows, runs, boards.profiles)
     )
     nothing = boards.profiles.head(0)
-    tables = [_of_group(overall[name], rows[name], runs[name], profiles.get(name, nothing)) for name in overall]
+    tables = [_of_group(overall[name], rows[name], runs_of[name], profiles.get(name, nothing)) for name in overall]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

@@ -8,6 +8,8 @@ fixed. They are too narrow for few seeds, by a factor of about √((n - 1) / n):
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,16 +28,6 @@ ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Aggregates:
-    """Three middles of the same scores, in their unit."""
-
-    interquartile_mean: Estimate
-    mean: Estimate
-    median: Estimate
-    """Of the tasks' means over seeds."""
-
-
-@dataclass(frozen=True)
 class PerformanceProfile:
     """Share of runs above each threshold, all arrays of shape (thresholds,)."""
 
@@ -46,30 +38,36 @@ class PerformanceProfile:
     high: NDArray[np.float64] | None
 
 
-def interquartile_mean(scores: ArrayLike) -> float:
-    """Mean of the middle half of all runs, `scores` of shape (seeds, tasks): the mean trimmed by 25 % at either end.
+def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64]:
+    """Mean of the middle half of all runs, `scores` of shape (..., seeds, tasks): the mean trimmed by 25 % at each end.
 
-    Whole runs are trimmed, so that of n runs n // 4 go at either end (Agarwal et al. 2021, section 4.3). Raises
-    ValueError for missing scores.
+    Whole runs are trimmed, so that of n runs n // 4 go at either end (Agarwal et al. 2021, section 4.3). The result has
+    the shape (...).
     """
-    return float(_interquartile_means(numbers(scores, "scores", 2)[None])[0])
+    array = np.asarray(scores, dtype=np.float64)
+    runs = array.reshape(*array.shape[:-2], -1)
+    cut = runs.shape[-1] // 4
+    return np.asarray(np.sort(runs)[..., cut : runs.shape[-1] - cut].mean(axis=-1))
 
 
-def aggregates(
-    scores: ArrayLike, generator: np.random.Generator, resamples: int = 10_000, confidence: float = 0.95
-) -> Aggregates:
-    """Interquartile mean, mean and median of `scores`, shape (seeds, tasks), all intervals from the same resamples.
+def estimate(
+    scores: ArrayLike,
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    generator: np.random.Generator,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Estimate:
+    """A statistic of `scores`, shape (seeds, tasks), with its stratified bootstrap interval.
 
-    The median is that of the tasks' means over seeds, as in Agarwal et al. 2021. Intervals are None for one seed.
+    `statistic` takes scores of shape (..., seeds, tasks) to values of shape (...). The interval is None for one seed.
     Raises ValueError for missing scores.
     """
     runs = numbers(scores, "scores", 2)
-    values = _middles(runs[None])[0]
+    value = float(statistic(runs))
     if len(runs) < 2:
-        return Aggregates(*(Estimate(float(value), None) for value in values))
-    drawn = [_middles(stratified(runs, size, generator)) for size in pieces(resamples, runs.size)]
-    columns = zip(values, np.concatenate(drawn).T, strict=True)
-    return Aggregates(*(Estimate(float(value), percentile_interval(column, confidence)) for value, column in columns))
+        return Estimate(value, None)
+    drawn = [statistic(stratified(runs, size, generator)) for size in pieces(resamples, runs.size)]
+    return Estimate(value, percentile_interval(np.concatenate(drawn), confidence))
 
 
 def performance_profile(scores: ArrayLike, thresholds: ArrayLike, confidence: float = 0.95) -> PerformanceProfile:
@@ -86,33 +84,30 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike, confidence: fl
     share = above.sum(axis=1) / runs.size
     if seeds < 2:
         return PerformanceProfile(levels, share, None, None)
-    cumulative = _sums_of_binomials(above / seeds, seeds).cumsum(axis=1)
+    cumulative = _sums_of_binomials(above, seeds).cumsum(axis=1)
     tail = (1 - proportion(confidence, "confidence")) / 2
     low, high = ((cumulative < bound - ROUNDING).sum(axis=1) / runs.size for bound in (tail, 1 - tail))
     return PerformanceProfile(levels, share, low, high)
 
 
-def _sums_of_binomials(probabilities: NDArray[np.float64], trials: int) -> NDArray[np.float64]:
-    """Distribution of the sum over tasks of Binomial(trials, p); p (rows, tasks) to (rows, trials * tasks + 1)."""
-    rows, tasks = probabilities.shape
-    of_task = stats.binom.pmf(np.arange(trials + 1), trials, probabilities[:, :, None])
-    total = np.zeros((rows, trials * tasks + 1))
-    total[:, 0] = 1
-    for task in range(tasks):
-        added = np.zeros_like(total)
-        for count in range(trials + 1):
-            added[:, count:] += total[:, : total.shape[1] - count] * of_task[:, task, count : count + 1]
-        total = added
-    return total
+def _sums_of_binomials(successes: NDArray[np.int64], trials: int) -> NDArray[np.float64]:
+    """Distribution of the sum over tasks of Binomial(trials, successes / trials).
+
+    `successes` has shape (rows, tasks), the result (rows, trials * tasks + 1). The characteristic function of a sum is
+    the product of those of its parts.
+    """
+    functions, tasks = _characteristic_functions(trials, successes.shape[1]), successes.shape[1]
+    total = np.ones((len(successes), functions.shape[-1]), dtype=np.complex128)
+    for count, of_count in enumerate(functions):
+        total *= of_count[(successes == count).sum(axis=1)]
+    return np.fft.irfft(total, trials * tasks + 1)
 
 
-def _middles(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The three values of `Aggregates` for scores of shape (resamples, seeds, tasks): (resamples, 3)."""
-    tasks = drawn.mean(axis=1)
-    return np.stack([_interquartile_means(drawn), tasks.mean(axis=1), np.median(tasks, axis=1)], axis=1)
+@functools.lru_cache(maxsize=4)
+def _characteristic_functions(trials: int, tasks: int) -> NDArray[np.complex128]:
+    """Fourier transforms of the sum of n numbers of Binomial(trials, k / trials); (trials + 1, tasks + 1, frequencies).
 
-
-def _interquartile_means(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    ordered = np.sort(drawn.reshape(len(drawn), -1), axis=1)
-    cut = ordered.shape[1] // 4
-    return np.asarray(ordered[:, cut : ordered.shape[1] - cut].mean(axis=1))
+    The first index is k, the second n. A sum of binomial numbers of equal probability is binomial itself.
+    """
+    k, n = np.arange(trials + 1)[:, None, None], np.arange(tasks + 1)[:, None]
+    return np.fft.rfft(stats.binom.pmf(np.arange(trials * tasks + 1), trials * n, k / trials))

@@ -50,4 +50,4 @@ def stratified(scores: NDArray[np.float64], resamples: int, generator: np.random
     Source: Agarwal et al. 2021 (arXiv:2108.13264), section 4.1.
     """
     seeds, tasks = scores.shape
-    return scores[generator.integers(seeds, size=(resamples, seeds, tasks)), np.arange(tasks)]
+    return scores.take(generator.integers(seeds, size=(resamples, seeds, tasks)) * tasks + np.arange(tasks))
