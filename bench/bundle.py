@@ -6,6 +6,7 @@ the headline metric follows from. Adapters, generated texts and the machine's ow
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ from bench.leaderboard.outcomes import PREDICTIONS_FILE
 from bench.schema import decode, plain
 from bench.store import RECORD_FILE, Store
 
+PUBLISHED = "published"
+"""Folder in a results folder that may hold a bundle of runs, which then stand on its boards."""
 RECORDS_FILE = "records.parquet"
 HISTORY_FILE = "history.jsonl"
 RECORDS = pa.schema([("run_id", pa.string()), ("record", pa.string()), ("history", pa.string())])
@@ -62,21 +65,19 @@ def unpack(bundle: Path, results: Path) -> int:
 
     Raises DataError for a bundle that is none, and StorageError for a name that leaves the results folder.
     """
-    store, new = Store(results), 0
-    records, predictions = _records(bundle), _predictions_by_run(bundle)
-    for text, history in records:
-        record = decode(text)
-        folder = store.folder(record.task, record.model, record.method, record.run_id)
-        if (folder / RECORD_FILE).exists():
-            continue
+    store = Store(results)
+    records = [(decode(text), history) for text, history in _records(bundle)]
+    folders = [store.folder(record.task, record.model, record.method, record.run_id) for record, _ in records]
+    missing = [not (folder / RECORD_FILE).exists() for folder in folders]
+    predictions = _predictions_by_run(bundle) if any(missing) else {}
+    for folder, (record, history) in itertools.compress(zip(folders, records, strict=True), missing):
         folder.mkdir(parents=True, exist_ok=True)
         if history:
             (folder / HISTORY_FILE).write_text(history)
         if record.run_id in predictions:
             pq.write_table(predictions[record.run_id], folder / PREDICTIONS_FILE)
         (folder / RECORD_FILE).write_text(json.dumps(plain(record), indent=2))
-        new += 1
-    return new
+    return sum(missing)
 
 
 def _records(bundle: Path) -> list[tuple[str, str]]:

@@ -1,4 +1,7 @@
-"""Build the leaderboard from the records: `python scripts/leaderboard.py [--results results]`."""
+"""Build the leaderboard from the records: `python scripts/leaderboard.py [--results results]`.
+
+Runs that are published in `published/` of the results folder stand on it beside one's own.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from rich.console import Console
 from rich.markdown import Markdown
 
+from bench.bundle import PUBLISHED, is_bundle, unpack
+from bench.errors import UserError
 from bench.index import Index
 from bench.leaderboard import page
 from bench.leaderboard.publish import FOLDER, publish
+from bench.schema import RecordError
 
 REPORTED = 10
 """At most this many unreadable records are named."""
@@ -26,11 +32,16 @@ HEADER = 2
 
 def main() -> int:
     """Write the boards and show them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     results = parser.parse_args().results
     if not results.is_dir():
         print(f"error: {results} is no folder.", file=sys.stderr)
+        return 2
+    try:
+        merge_published(results)
+    except (UserError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     index = Index.refreshed(results)
     report_unreadable(index)
@@ -43,6 +54,12 @@ def main() -> int:
     if files and not page.available():
         print(page.NEEDED, file=sys.stderr)
     return 0
+
+
+def merge_published(results: Path) -> None:
+    """Take in the runs of the bundle in the results folder, if there is one, as far as they are not there yet."""
+    if is_bundle(results / PUBLISHED) and (new := unpack(results / PUBLISHED, results)):
+        print(f"{new} published runs merged from {results / PUBLISHED}", file=sys.stderr)
 
 
 def report_unreadable(index: Index) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.audit import audit
-from bench.bundle import RECORDS_FILE, pack, unpack
+from bench.bundle import PUBLISHED, RECORDS_FILE, pack, unpack
 from bench.errors import StorageError
 from bench.index import Index
 from bench.leaderboard.publish import publish
@@ -147,6 +147,28 @@ def test_runs_that_are_there_already_stay_as_they_are(results: Path, tmp_path: P
     before = file.read_bytes()
     assert unpack(tmp_path / "bundle", results) == 0
     assert file.read_bytes() == before
+
+
+def test_published_runs_stand_on_the_leaderboard_beside_ones_own(results: Path, tmp_path: Path) -> None:
+    theirs, ours = Path(shutil.copytree(results, tmp_path / "theirs")), final(results)
+    pack([folder for folder in records(theirs) if folder.name != ours.parent.name], results / PUBLISHED)
+    for folder in records(results):
+        if folder != ours.parent:
+            shutil.rmtree(folder)
+    first, second = (script("leaderboard.py", "--results", results) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert f"{len(records(theirs)) - 1} published runs merged" in first.stderr
+    assert "merged" not in second.stderr
+    boards = [{file.name: file.read_bytes() for file in publish(folder, pages=False)} for folder in (results, theirs)]
+    assert boards[0] == boards[1]
+
+
+def test_a_damaged_published_bundle_is_named_in_one_sentence(results: Path) -> None:
+    pack(records(results), results / PUBLISHED)
+    (results / PUBLISHED / RECORDS_FILE).write_text("x")
+    done = script("leaderboard.py", "--results", results)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "cannot be read" in done.stderr
 
 
 @pytest.mark.parametrize("damage", ["a score", "a file"])

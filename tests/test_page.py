@@ -213,7 +213,13 @@ class TestPlots:
 
     def test_every_plot_that_fits_the_choice_is_drawn(self, browser: Chrome) -> None:
         choose_tuned(browser)
-        assert drawn(browser) == {"plot-scores", "plot-time", "plot-profiles", "plot-ranks"}
+        assert drawn(browser) == {
+            "plot-scores",
+            "plot-time",
+            "plot-profiles",
+            "plot-critical-differences",
+            "plot-ranks",
+        }
         choose(browser, "task", "glue/mrpc")
         assert drawn(browser) == {"plot-scores", "plot-time", "plot-learning-rates", "plot-training", "plot-ranks"}
         choose(browser, "settings", "defaults")

@@ -192,6 +192,30 @@ def ranks(data: Data, families: Sequence[str]) -> Any:
     ).properties(height=alt.Step(STEP))
 
 
+def mean_ranks(data: Data, families: Sequence[str]) -> Any:
+    """Mean rank with a bar of one critical difference in length around it."""
+    base = alt.Chart(data).transform_calculate(
+        low="datum.mean_rank - datum.critical_difference / 2", high="datum.mean_rank + datum.critical_difference / 2"
+    )
+    down = alt.Y("label:N", title=None, sort=alt.EncodingSortField("mean_rank", op="min"), axis=_names())
+    across = alt.Scale(zero=False)
+    return alt.layer(
+        base.mark_rule(strokeWidth=2, opacity=0.55).encode(
+            x=alt.X("low:Q", title="mean rank", scale=across), x2="high:Q", y=down, color=_family(families)
+        ),
+        base.mark_point(filled=True, size=60, opacity=1).encode(
+            x=alt.X("mean_rank:Q", title="mean rank", scale=across),
+            y=down,
+            color=_family(families),
+            tooltip=[
+                alt.Tooltip("label:N", title="method"),
+                alt.Tooltip("mean_rank:Q", title="mean rank", format=".2f"),
+                alt.Tooltip("critical_difference:Q", title="critical difference", format=".2f"),
+            ],
+        ),
+    ).properties(height=alt.Step(STEP))
+
+
 PLOTS: Mapping[str, Plot] = {
     "scores": Plot(
         "Score and trainable parameters",
@@ -220,6 +244,13 @@ PLOTS: Mapping[str, Plot] = {
         profiles,
         MEAN,
         needs="thresholds",
+    ),
+    "critical-differences": Plot(
+        "Mean ranks and critical differences",
+        "1 is best. A bar is as long as the critical difference of Nemenyi's test at 5 %: methods whose bars overlap "
+        "cannot be told apart over these tasks.",
+        mean_ranks,
+        MEAN,
     ),
     "ranks": Plot("Ranks by task", "Methods from the best mean place to the worst.", ranks, EVERY),
 }
