@@ -92,6 +92,7 @@ class AdaLora(LinearMethod):
     schedule's settings see `Schedule`.
     """
 
+    family = "low-rank"
     paper = "Zhang et al. 2023, arXiv:2303.10512"
 
     def __init__(

@@ -69,6 +69,7 @@ class AdapterMethod(Method):
     `inner_dropout` between its non-linearity and its second layer.
     """
 
+    family = "adapters"
     sublayers: tuple[str, ...] = ("ffn",)
     reads: Reads = "output"
     learned_scale = False

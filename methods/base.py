@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 
 TEXT_KINDS = frozenset(name for name, kind in KINDS.items() if not kind.reads_images)
 ADAPTER_FILE = "adapter.safetensors"
+OTHER = "other"
+FAMILIES = (
+    "low-rank",
+    "shared or random bases",
+    "orthogonal",
+    "spectral",
+    "adapters",
+    "prompts",
+    "biases, scales, sparse parts",
+    "references",
+    OTHER,
+)
+"""Kinds of methods, for filters and colours."""
 
 
 class Method:
@@ -53,6 +66,8 @@ class Method:
     """Whether the trainable tensors that take part in the loss are the same at every step."""
     reconstruction: ClassVar[bool] = False
     """Whether no authors' code was available to follow."""
+    family: str = OTHER
+    """One of `FAMILIES`."""
     paper: str = ""
 
     def __init__(self, learning_rate: float) -> None:

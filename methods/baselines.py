@@ -23,6 +23,7 @@ class FullFineTuning(Method):
     """Every parameter trains, each once (tied weights count once)."""
 
     mergeable = True
+    family = "references"
     paper = "Devlin et al. 2019, arXiv:1810.04805"
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
@@ -38,6 +39,7 @@ class LinearProbe(Method):
     """
 
     mergeable = True
+    family = "references"
     paper = "Alain, Bengio 2016, arXiv:1610.01644"
 
     def __init__(self, learning_rate: float, eval_mode: bool = True) -> None:
@@ -63,6 +65,7 @@ class BitFit(Method):
     """Bias terms and the head train: Ben-Zaken, Ravfogel, Goldberg 2022."""
 
     mergeable = True
+    family = "biases, scales, sparse parts"
     paper = "Ben-Zaken et al. 2022, arXiv:2106.10199"
 
     def check(self, anatomy: Anatomy) -> None:

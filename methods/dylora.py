@@ -41,6 +41,7 @@ class DyLora(LinearMethod):
     the optimizer from moving the others; `serve_rank` is the rank that is scored and merged (None: `rank`).
     """
 
+    family = "low-rank"
     paper = "Valipour et al. 2023, arXiv:2210.07558"
 
     def __init__(

@@ -61,6 +61,7 @@ class IncreLora(GrowingMethod):
     see `GrowingMethod`.
     """
 
+    family = "low-rank"
     paper = "Zhang et al. 2023, arXiv:2308.12043"
     layers: dict[str, TripletLinear]  # type: ignore[assignment]
 

@@ -83,6 +83,7 @@ class Lamda(LinearMethod):
     "spectrum" the method is LaMDA++ and `rank` the mean over the layers.
     """
 
+    family = "low-rank"
     paper = "Azizi et al. 2024, arXiv:2406.12832"
     reconstruction = True
     uses_every_parameter = False

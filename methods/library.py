@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError, one_line, suggestion
 from bench.kinds import KINDS
-from methods.base import Method
+from methods.base import OTHER, Method
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -39,7 +39,8 @@ IDENTITY_TOLERANCE = 1e-3
 class LibraryMethod(Method):
     """A PEFT tuner behind the harness's contract.
 
-    `facts` states what the shared tests and the method cards check: `identity_at_start`, `mergeable`, `paper`.
+    `facts` states what the shared tests and the method cards check: `identity_at_start`, `mergeable`, `paper`,
+    and may name a `family`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class LibraryMethod(Method):
         self.peft_type = peft_type
         self.identity_at_start = bool(facts["identity_at_start"])
         self.mergeable = bool(facts["mergeable"])
+        self.family = str(facts.get("family", OTHER))
         self.paper = str(facts["paper"])
         self.targets = [targets] if isinstance(targets, str) else targets
         self.words = {"rank": rank, "alpha": alpha, "dropout": dropout, "length": length}

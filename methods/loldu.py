@@ -50,6 +50,7 @@ class LoLDU(LinearMethod):
     None; `alpha` is None for the rank; `initialisation` says where z starts, see `initial_diagonal`.
     """
 
+    family = "spectral"
     paper = "Shi et al. 2024, arXiv:2410.13618"
 
     def __init__(

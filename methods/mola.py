@@ -52,6 +52,7 @@ def allocation(experts: Sequence[int], blocks: int) -> list[int]:
 class Mola(LinearMethod):
     """Mixtures of LoRA experts; `experts` is their number by depth as a string of digits or a list, see the module."""
 
+    family = "low-rank"
     paper = "Gao et al. 2024, arXiv:2402.08562"
     mergeable = False
 

@@ -46,6 +46,7 @@ class Mos(LinearMethod):
     pools are too small); `private_rank` is p, `shards_per_vector` l; `alpha`, `dropout` and `targets` are LoRA's.
     """
 
+    family = "shared or random bases"
     paper = "Wang et al. 2025, arXiv:2410.00938"
 
     def __init__(

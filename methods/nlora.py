@@ -43,6 +43,7 @@ class NLora(LinearMethod):
     `initialisation` is "slora" or "nlora", `train` "all" or "intermediate" (N alone); `alpha` is None for the rank.
     """
 
+    family = "low-rank"
     paper = "Guo et al. 2025, arXiv:2502.14482"
 
     def __init__(

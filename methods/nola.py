@@ -53,6 +53,7 @@ class Nola(LinearMethod):
     and is what `variant: vit` always does.
     """
 
+    family = "shared or random bases"
     paper = "Koohpayegani et al. 2024, arXiv:2310.02556"
 
     def __init__(

@@ -43,6 +43,7 @@ class QuasiGivens(LinearMethod):
     `orthogonality_weight` is lambda, which only qgoft has.
     """
 
+    family = "orthogonal"
     paper = "Ma et al. 2024, arXiv:2404.04316"
 
     def __init__(

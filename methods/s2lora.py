@@ -42,6 +42,7 @@ class S2Lora(LinearMethod):
     prox (with `tau`), see above; `coefficient_lr_ratio` is the coefficients' learning rate over that of the run.
     """
 
+    family = "shared or random bases"
     paper = "Liu et al. 2024, arXiv:2309.11756"
     reconstruction = True
 

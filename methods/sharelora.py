@@ -37,6 +37,7 @@ SHARED = ("A", "B", "AB")
 class ShareLora(LinearMethod):
     """LoRA with the factors that `share` names tied over the layers of every projection; the rest is LoRA's."""
 
+    family = "shared or random bases"
     paper = "Song et al. 2024, arXiv:2406.10785"
 
     def __init__(

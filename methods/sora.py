@@ -110,6 +110,7 @@ class Sora(LinearMethod):
     `lambda_schedule`, `lambda_num`, `max_lambda` and `first_stage` see `thresholds` and `Stages`.
     """
 
+    family = "low-rank"
     paper = "Ding et al. 2023, arXiv:2311.11696"
 
     def __init__(

@@ -38,6 +38,7 @@ class SVFit(LinearMethod):
     None. With `energy` a layer trains as few as hold that share of the sum of squares, and at most `rank`.
     """
 
+    family = "spectral"
     paper = "Sun et al. 2024, arXiv:2409.05926"
     reconstruction = True
 

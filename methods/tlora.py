@@ -57,6 +57,7 @@ def tensor_shape(width: int) -> tuple[int, int, int]:
 class TLora(LinearMethod):
     """A tensor-ring transform of the input and a small residual; for the settings see the module."""
 
+    family = "low-rank"
     paper = "Tao et al. 2025, arXiv:2501.08727"
 
     def __init__(

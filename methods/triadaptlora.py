@@ -54,6 +54,7 @@ class TriAdaptLora(GrowingMethod):
     For the other settings see `GrowingMethod`.
     """
 
+    family = "low-rank"
     paper = "Liang et al. 2025, arXiv:2501.08008"
 
     def __init__(self, *, growth: str, **settings: Any) -> None:

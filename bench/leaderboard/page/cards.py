@@ -10,26 +10,19 @@ import functools
 import inspect
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from markdown_it import MarkdownIt
 
 from bench.identity import DESCRIPTIVE
-from bench.leaderboard.page.families import family_of
-from bench.planning import build
-from bench.validation import CONFIGURATION
+from bench.leaderboard.page.known import METHODS, family_of, method_of, settings_of
 from methods.card import ABSTRACTS, card_of
 from methods.card import page as card_page
 
 if TYPE_CHECKING:
     from methods.base import Method
 
-METHODS = CONFIGURATION / "method"
-ITSELF = "_self_"
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-NAME = re.compile(r"\w+")
 HIDDEN = ("_target_", *DESCRIPTIVE)
 SMALLER = {"h2": "h4"}
 """A card's headings as parts of a longer page."""
@@ -45,31 +38,14 @@ def cards(trainable: Mapping[str, str]) -> list[dict[str, str]]:
 
 def _text(name: str, trainable: str) -> str:
     """What is known of a method, as Markdown."""
-    path = METHODS / f"{name}.yaml"
-    if not NAME.fullmatch(name) or not path.is_file():
+    method, card = method_of(name), card_of(name)
+    if method is None:
         return f"No method of this name stands in `conf/method`.\n\n- **Trainable parameters:** {trainable}\n"
-    settings = settings_of(path)
-    method, card = build(settings), card_of(name)
+    settings = settings_of(METHODS / f"{name}.yaml")
     if card is None:
         return _short(method, settings, trainable)
     title, _, body = card_page(name, card, method, settings, trainable).partition("\n")
     return f"**{title.rpartition(': ')[2] or card.title}**\n{body}"
-
-
-def settings_of(path: Path) -> dict[str, Any]:
-    """The settings of a method's YAML over those of the methods that it names as its defaults.
-
-    What `hydra.compose` gives, without the sixty milliseconds that it takes for each.
-    """
-    own: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-    parents = [settings_of(path.with_stem(name)) for name in own.pop("defaults", []) if name != ITSELF]
-    return functools.reduce(_merged, [*parents, own])
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Both as one; where both have a mapping, their mappings as one."""
-    both = {name for name in below.keys() & above.keys() if isinstance(below[name], dict)}
-    return below | above | {name: _merged(below[name], above[name]) for name in both}
 
 
 def _short(method: Method, settings: Mapping[str, Any], trainable: str) -> str:

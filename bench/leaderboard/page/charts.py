@@ -11,8 +11,8 @@ from typing import Any
 
 import altair as alt
 
-from bench.leaderboard.page.families import NAMES, OTHER
 from bench.summary import CAUSES
+from methods.base import FAMILIES, OTHER
 
 DATA = "entries"
 """The name of the data on the page."""
@@ -22,7 +22,7 @@ MEBIBYTE = 2**20
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#56b4e9", "#cc79a7", "#e69f00", "#9a7b1f")
 """Okabe and Ito's palette, which the colour-blind can tell apart, its yellow darkened; read on white and on black."""
 GREY, LIGHT_GREY = "#6f7680", "#a3a9b2"
-FAMILY_COLOURS = dict(zip(NAMES, (*COLOURS, GREY, LIGHT_GREY), strict=True))
+FAMILY_COLOURS = dict(zip(FAMILIES, (*COLOURS, GREY, LIGHT_GREY), strict=True))
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "circle", "square")
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 PHASES = ["load", "train", "evaluate", "measure"]
@@ -260,7 +260,7 @@ PLOTS: Mapping[str, Plot] = {
 def families_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """The families that these entries have, in the order of the colours."""
     found = {entry["family"] for entry in entries}
-    return [family for family in NAMES if family in found]
+    return [family for family in FAMILIES if family in found]
 
 
 def _family(families: Sequence[str]) -> Any:
@@ -269,7 +269,7 @@ def _family(families: Sequence[str]) -> Any:
 
 
 def _shape(families: Sequence[str]) -> Any:
-    shapes = [SHAPES[NAMES.index(family)] for family in families]
+    shapes = [SHAPES[FAMILIES.index(family)] for family in families]
     return alt.Shape("family:N", title=None, scale=alt.Scale(domain=list(families), range=shapes))
 
 

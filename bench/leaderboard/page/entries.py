@@ -18,7 +18,7 @@ from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.columns import AVERAGED, GROUP
 from bench.leaderboard.comparisons import TOGETHER
 from bench.leaderboard.page.details import Details, details_of, mean_of
-from bench.leaderboard.page.families import family_of
+from bench.leaderboard.page.known import family_of
 from bench.leaderboard.page.over_tasks import over_tasks
 from bench.leaderboard.rows import together
 from bench.leaderboard.statistics.trade_offs import pareto_front
