@@ -34,6 +34,8 @@ FORMAT = 4
 """To be raised when the same record would give another row than before."""
 NEVER = -1
 """The size noted for a file that the system refused: it has another one, so the file is tried again."""
+AT_ONCE = 2000
+"""Rows that are held as Python objects, which cost the garbage collector time."""
 
 RecordFile = tuple[str, int, int, str | None]
 """A record file as the file system sees it: folder, size, nanoseconds of its change, and why it cannot be looked at."""
@@ -50,6 +52,7 @@ def _schema() -> pa.Schema:
 
 
 SCHEMA = _schema()
+INTEGERS = [name for name in COLUMNS if SCHEMA.field(name).type == pa.int64()]
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ def _up_to_date(stored: pa.Table, root: str) -> pa.Table:
     folders, sizes, times = (stored[name].to_pylist() for name in ("folder", "size", "modified_ns"))
     known = {folder: row for row, folder in enumerate(folders)}
     order: list[int] = []
+    tables = [stored]
     new: list[tuple[Any, ...]] = []
+    rows = len(stored)
     for file in _record_files(root):
         folder, size, modified_ns, _ = file
         row = known.get(folder)
@@ -145,12 +150,15 @@ def _up_to_date(stored: pa.Table, root: str) -> pa.Table:
             values = _values(root, file)
             if values is None:
                 continue
-            row = len(stored) + len(new)
+            row, rows = rows, rows + 1
             new.append(values)
+            if len(new) == AT_ONCE:
+                tables.append(_table(new))
+                new.clear()
         order.append(row)
-    if not new and order == list(range(len(stored))):
+    if rows == len(stored) and order == list(range(rows)):
         return stored
-    return pa.concat_tables([stored, _table(new)]).take(order).combine_chunks()
+    return pa.concat_tables([*tables, _table(new)]).take(order).combine_chunks()
 
 
 def _record_files(root: str, parent: str = "") -> Iterator[RecordFile]:
@@ -202,9 +210,9 @@ def _values(root: str, file: RecordFile) -> tuple[Any, ...] | None:
 def _of_record(record: Any) -> list[Any]:
     """Status, run id and board columns. Raises RecordError for a number that the index cannot hold."""
     values = board_values(record)
-    for name, value in values.items():
-        if isinstance(value, int) and value.bit_length() > 63:
-            raise RecordError(f"{name} is {value}, which does not fit into 64 bits")
+    for name in INTEGERS:
+        if (values[name] or 0).bit_length() > 63:
+            raise RecordError(f"{name} is {values[name]}, which does not fit into 64 bits")
     return [record.status, record.run_id, *values.values()]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ UNKNOWN = "unknown"
 REVISION_LENGTH, ROW_LENGTH, GROUP_LENGTH = 12, 12, 6
 LIBRARIES = ("torch", "transformers", "peft")
 """The software that decides what a run computes."""
+OWN = [name for name in COLUMNS if name not in DERIVED]
+_own_of = attrgetter(*OWN)
+_key_of, _group_of = itemgetter(*KEY), itemgetter(*GROUP)
 
 
 def board_values(record: RunRecord) -> dict[str, Any]:
@@ -74,25 +78,24 @@ def board_values(record: RunRecord) -> dict[str, Any]:
     `tuning` says how much of it there was. `data_subset` loses the hash of its rows, which differs from task to task.
     `combined_score` is the mean of a task's metrics where its benchmark averages several, else the score.
     """
-    own = {name: getattr(record, name) for name in COLUMNS if name not in DERIVED}
+    values = dict(zip(OWN, _own_of(record), strict=True))
     mean = record.metrics.get("combined_score")
-    values = own | {
-        "tuning": DEFAULTS if record.tuning == "none" else _effort(record),
-        "recipe_id": record.recipe_id or UNKNOWN,
-        "data_revision": (record.data_revision or UNKNOWN)[:REVISION_LENGTH],
-        "data_subset": (record.data_subset or WHOLE).partition(" ")[0],
-        "hardware": _hardware(record),
-        "software": _software(record),
-        "combined_score": record.score if mean is None else 100 * mean,
-        "learning_rate": record.settings.get("training", {}).get("learning_rate"),
-    }
-    values |= {"row": _name(values, KEY, ROW_LENGTH), "group": _name(values, GROUP, GROUP_LENGTH)}
+    values["tuning"] = DEFAULTS if record.tuning == "none" else _effort(record)
+    values["recipe_id"] = record.recipe_id or UNKNOWN
+    values["data_revision"] = (record.data_revision or UNKNOWN)[:REVISION_LENGTH]
+    values["data_subset"] = (record.data_subset or WHOLE).partition(" ")[0]
+    values["hardware"] = _hardware(record)
+    values["software"] = _software(tuple(map(record.versions.get, LIBRARIES)))
+    values["combined_score"] = record.score if mean is None else 100 * mean
+    values["learning_rate"] = record.settings.get("training", {}).get("learning_rate")
+    values["row"] = _name(_key_of(values), ROW_LENGTH)
+    values["group"] = _name(_group_of(values), GROUP_LENGTH)
     return {name: values[name] for name in COLUMNS}
 
 
-def _name(values: Mapping[str, Any], columns: Sequence[str], length: int) -> str:
-    text = "\n".join(str(values[column]) for column in columns)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+@functools.lru_cache(maxsize=4096)  # the runs of a row lie together
+def _name(values: tuple[Any, ...], length: int) -> str:
+    return hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()[:length]
 
 
 def _effort(record: RunRecord) -> str:
@@ -105,7 +108,8 @@ def _hardware(record: RunRecord) -> str:
     return device if record.processes == 1 else f"{record.processes} x {device}"
 
 
-def _software(record: RunRecord) -> str:
+@functools.lru_cache(maxsize=256)
+def _software(versions: tuple[str | None, ...]) -> str:
     """The major and minor versions of the libraries that compute."""
-    versions = ((name, str(record.versions[name]).split("+")[0]) for name in LIBRARIES if name in record.versions)
-    return ", ".join(f"{name} {'.'.join(version.split('.')[:2])}" for name, version in versions) or UNKNOWN
+    known = {name: str(version).split("+")[0] for name, version in zip(LIBRARIES, versions, strict=True) if version}
+    return ", ".join(f"{name} {'.'.join(version.split('.')[:2])}" for name, version in known.items()) or UNKNOWN

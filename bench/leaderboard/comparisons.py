@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bench.leaderboard.outcomes import METRICS, Metric, Outcomes, outcomes
-from bench.leaderboard.rows import together
+from bench.leaderboard.rows import as_list, together
 from bench.leaderboard.statistics.intervals import standard_error_over_examples
 from bench.leaderboard.statistics.paired import holm, mcnemar, paired_bootstrap_of_means, paired_mean_bootstrap
 
@@ -160,9 +160,11 @@ def comparisons(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> tuple[pd.
 def runs_of_rows(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> list[Runs]:
     """The runs behind each row, in the order of the rows."""
     folders: dict[str, dict[int, str | Path]] = {}
-    for row, seed, folder in zip(runs["row"], runs["seed"], runs["folder"], strict=True):
+    for row, seed, folder in zip(*(as_list(runs[name]) for name in ("row", "seed", "folder")), strict=True):
         folders.setdefault(row, {}).setdefault(seed, f"{root}/{folder}")
-    return [Runs(metric, folders[row]) for metric, row in zip(rows["metric"], rows["row"], strict=True)]
+    return [
+        Runs(metric, folders[row]) for metric, row in zip(as_list(rows["metric"]), as_list(rows["row"]), strict=True)
+    ]
 
 
 def _references(members: pd.DataFrame) -> Iterator[tuple[str, int]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.leaderboard.columns import GROUP, ROW
-from bench.leaderboard.rows import as_records, together
+from bench.leaderboard.rows import as_records, shared, together
 
 MISSING = "–"
 Cell = Mapping[Any, Any]
@@ -17,8 +17,7 @@ Cell = Mapping[Any, Any]
 Table = tuple[str, list[str], list[list[str]]]
 """Title, header and cells."""
 MARKDOWN_FILE, LATEX_FILE = "leaderboard.md", "leaderboard.tex"
-SHOWN = ["task", "trainable_parameters", "score_mean", "score_high", "separable_from_best"]
-CELL = ["group", *GROUP, *ROW, *SHOWN]
+CELL = [*ROW, "task", "trainable_parameters", "score_mean", "score_high", "separable_from_best"]
 """The columns that are used of it."""
 FIRST = ["method", "trainable parameters"]
 NOT_SEPARABLE = "°"
@@ -74,7 +73,8 @@ def _latex(tables: Iterable[Table]) -> str:
 def _tables(rows: pd.DataFrame) -> Iterable[Table]:
     """Title, header and cells of each group."""
     records = as_records(rows[CELL])
-    for members in together(rows, ["group"]):
+    groups = together(rows, ["group"])
+    for members, head in zip(groups, shared(rows, groups, GROUP), strict=True):
         of_group = [records[position] for position in members]
         tasks = sorted({cell["task"] for cell in of_group})
         methods: dict[tuple[str, str], list[Cell]] = {}
@@ -86,18 +86,18 @@ def _tables(rows: pd.DataFrame) -> Iterable[Table]:
             [name, f"{methods[key][0]['trainable_parameters']:,}", *_cells(methods[key], tasks)]
             for name, key in zip(names, complete_first, strict=True)
         ]
-        yield _title(of_group[0]), [*FIRST, *tasks], body
+        yield _title(head), [*FIRST, *tasks], body
 
 
 def _mean_score(cells: Sequence[Cell]) -> float:
     return sum(cell["score_mean"] for cell in cells) / len(cells)
 
 
-def _title(cell: Cell) -> str:
+def _title(head: Mapping[str, Any]) -> str:
     """What the rows of a group have in common, in words."""
     return (
-        f"{cell['model']}, {cell['budget']} ({cell['recipe_id']}), {cell['tuning']}, "
-        f"{cell['data_source']} data, {cell['precision']}, {cell['hardware']}, {cell['software']}"
+        f"{head['model']}, {head['budget']} ({head['recipe_id']}), {head['tuning']}, "
+        f"{head['data_source']} data, {head['precision']}, {head['hardware']}, {head['software']}"
     )
 
 

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from bench.leaderboard.rows import as_list
+
 FLOATS = "%.6g"
-FORMULA = r"[=+\-@\t\r]"
+FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
 def as_csv(table: pd.DataFrame) -> str:
-    """The table as CSV. Text that a spreadsheet would take for a formula is marked as text, by an apostrophe."""
-    texts = {str(name): column for name, column in table.items() if pd.api.types.is_string_dtype(column)}
-    marked = {name: column.where(~column.str.match(FORMULA, na=False), "'" + column) for name, column in texts.items()}
-    plain = {name: column.to_numpy(dtype=object) for name, column in marked.items()}  # written several times as fast
-    return table.assign(**plain).to_csv(index=False, lineterminator="\n", float_format=FLOATS)
+    """The table as CSV, as pandas writes it, in a fraction of the time.
+
+    Text that a spreadsheet would take for a formula is marked as text, by an apostrophe.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(zip(*(_cells(table[name]) for name in table), strict=True))
+    return text.getvalue()
+
+
+def _cells(column: pd.Series[Any]) -> list[Any]:
+    """The cells of a column, empty where a value is missing."""
+    if pd.api.types.is_float_dtype(column):
+        values = column.to_numpy(dtype=float, na_value=math.nan).tolist()
+        return ["" if math.isnan(value) else FLOATS % value for value in values]
+    if isinstance(column.dtype, pd.StringDtype):
+        marked = {text: f"'{text}" for text in column.unique() if FORMULA.match(str(text))}
+        return as_list(column.replace(marked) if marked else column)
+    return ["" if pd.isna(value) else value for value in as_list(column)]
 
 
 def joined(texts: Sequence[str]) -> str:

@@ -105,7 +105,7 @@ def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = os.path.join(folder, PREDICTIONS_FILE)
+    file = f"{folder}/{PREDICTIONS_FILE}"
     if not os.path.isfile(file):
         return None
     try:

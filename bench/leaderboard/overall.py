@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.leaderboard.columns import ROW
-from bench.leaderboard.rows import as_records, together
+from bench.leaderboard.rows import as_records, shared, together
 from bench.leaderboard.statistics.aggregates import estimate, interquartile_mean
 from bench.leaderboard.statistics.intervals import Estimate
 from bench.leaderboard.statistics.ranking import (
@@ -124,15 +124,16 @@ def averages(rows: pd.DataFrame) -> pd.DataFrame:
     Seeds are averaged within a task first. Columns: `tasks/metrics/averages.py`, `tasks/metrics/vtab.py`.
     """
     key = [*HEAD, *ROW]
-    records = as_records(rows[[*key, "task", "score_mean", "combined_score_mean"]])
+    records = as_records(rows[["task", "score_mean", "combined_score_mean"]])
+    methods = together(rows, key)
     found: list[dict[str, Any]] = []
-    for members in together(rows, key):
+    for members, head in zip(methods, shared(rows, methods, key), strict=True):
         cells = [records[position] for position in members]
         if len({cell["task"] for cell in cells}) == len(cells):  # two revisions of a task have no common average
             scores, combined = (
                 {cell["task"]: cell[column] for cell in cells} for column in ("score_mean", "combined_score_mean")
             )
-            found.append({name: cells[0][name] for name in key} | _averages_of(scores, combined))
+            found.append(head | _averages_of(scores, combined))
     table = pd.DataFrame(found, columns=[*key, *AVERAGES])
     return table.dropna(subset=AVERAGES, how="all").reset_index(drop=True)
 

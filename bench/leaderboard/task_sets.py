@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.leaderboard.columns import GROUP, ROW
-from bench.leaderboard.rows import as_records, together
+from bench.leaderboard.rows import as_list, as_records, shared, together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,16 +67,15 @@ class Comparison:
 def over_equal_tasks(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Comparison]:
     """Every comparison that the rows allow, group by group, the largest set of tasks first."""
     scores: dict[str, list[float]] = {}
-    for row, score in zip(runs["row"], runs["score"], strict=True):
+    for row, score in zip(as_list(runs["row"]), as_list(runs["score"]), strict=True):
         scores.setdefault(row, []).append(score)
-    cells = rows.assign(label=_labels(rows))[["row", *HEAD, *ROW, "label", "score_mean", "trainable_parameters"]]
+    cells = rows.assign(label=_labels(rows))[["row", *ROW, "label", "score_mean", "trainable_parameters"]]
     records = [cell | {"scores": scores[cell["row"]]} for cell in as_records(cells)]
-    for positions in together(cells, ["group"]):
-        of_group = [records[position] for position in positions]
+    groups = together(rows, ["group"])
+    for positions, head in zip(groups, shared(rows, groups, HEAD), strict=True):
         methods: dict[tuple[str, str], dict[str, Cell]] = {}
-        for cell in of_group:
+        for cell in (records[position] for position in positions):
             methods.setdefault((cell["method"], cell["settings_id"]), {})[cell["label"]] = cell
-        head = {name: of_group[0][name] for name in HEAD}
         for tasks in _task_sets(methods.values()):
             members = [
                 Member(*method, [has[task] for task in tasks])
