@@ -3,7 +3,7 @@
 Writes synthetic records of realistic size into a temporary folder, which is removed at the end. Measured per number of
 records, each in a process of its own and without its start and imports: which of 10,000 run folders have no complete
 record, with and without an index; every board from nothing, and then the page and its plots; every board again after
-100 records came, to one group of runs as from a sweep over one model, and spread over all five groups. Memory is the
+100 records came, to one group of runs as from a sweep over one model, and spread over all twenty groups. Memory is the
 peak of the resident set of the process that builds everything, libraries included. The records have just been written,
 so the system reads them from memory; a cold disk adds its own time.
 """
@@ -42,15 +42,15 @@ from bench.schema import TYPES
 from bench.store import RECORD_FILE, Store
 
 NEW = 100
-ROOM = NEW * 6
-"""Records among which `NEW` of one group are found, and `NEW` more of all."""
 ASKED = 10_000
 SIZES = (1_000, 10_000, 100_000)
 TASKS = [f"{benchmark}/task_{number}" for benchmark in ("glue", "superglue", "vtab", "images") for number in range(10)]
 METHODS = [f"method_{number:02d}" for number in range(20)]
-MODELS = [f"model_{number}" for number in range(5)]
+MODELS = [f"model_{number:02d}" for number in range(20)]
 SEEDS = range(5)
 TEMPLATES = 97
+ROOM = NEW * (len(MODELS) + 1)
+"""Records among which `NEW` of one group are found, and `NEW` more of all."""
 COLUMNS = (
     "records",
     "missing, no index",

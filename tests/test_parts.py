@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from bench.index import Index
 from bench.leaderboard import parts
 from bench.leaderboard.publish import publish
 from bench.record import RunRecord
 from bench.store import RECORD_FILE, Store
 from tests.test_record import record, write
+
+Damage = Callable[[bytes], bytes]
 
 
 def put(results: Path, model: str, seed: int) -> Path:
@@ -55,14 +61,26 @@ def test_a_group_whose_records_are_gone_is_forgotten(results: Path) -> None:
     assert len(kept(results)) == 1
 
 
-@pytest.mark.parametrize("name", [parts.TEXTS, "rows"])
-@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:40] + b"?" + content[41:]])
-def test_a_damaged_part_is_computed_again(results: Path, name: str, damage: object) -> None:
+DAMAGES = [lambda content: content[:-9], lambda content: content[:40] + b"?" + content[41:], lambda content: b""]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_texts_are_made_again(results: Path, damage: Damage) -> None:
     whole = published(results)
     for folder in (results / parts.FOLDER).iterdir():
-        (folder / name).write_bytes(damage((folder / name).read_bytes()))  # type: ignore[operator]
+        (folder / parts.TEXTS).write_bytes(damage((folder / parts.TEXTS).read_bytes()))
     assert published(results) == whole
-    assert all(parts.Part.read(results / parts.FOLDER / folder) is not None for folder in kept(results))
+    assert all(len(pq.read_table(folder / parts.TEXTS)) for folder in (results / parts.FOLDER).iterdir())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_table_is_computed_again(results: Path, damage: Damage) -> None:
+    first, second = parts.parts(results, Index.refreshed(results)).values()
+    whole = first.boards.rows
+    file = first.folder / "rows"
+    file.write_bytes(damage(file.read_bytes()))
+    pd.testing.assert_frame_equal(first.boards.rows, whole)
+    assert not second.boards.rows.equals(whole)
 
 
 def test_other_code_computes_its_own_boards(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

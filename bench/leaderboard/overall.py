@@ -100,7 +100,7 @@ def _middle(runs: NDArray[np.float64] | None) -> dict[str, float]:
     """The interquartile mean over seeds and tasks, and its interval, as far as they are known."""
     if runs is None:
         return {}
-    found = estimate(runs, interquartile_mean, np.random.default_rng(SEED), RESAMPLES)
+    found = estimate(runs, interquartile_mean, SEED, RESAMPLES)
     return _with_interval("interquartile_mean", found)
 
 
@@ -125,7 +125,7 @@ def averages(rows: pd.DataFrame) -> pd.DataFrame:
     """
     key = [*HEAD, *ROW]
     records = as_records(rows[["task", "score_mean", "combined_score_mean"]])
-    methods = together(rows, key)
+    methods = together(rows, ["group", *ROW])
     found: list[dict[str, Any]] = []
     for members, head in zip(methods, shared(rows, methods, key), strict=True):
         cells = [records[position] for position in members]

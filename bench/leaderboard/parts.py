@@ -34,57 +34,47 @@ TEXTS = "texts"
 CODE = (Path(__file__).parent, Path(__file__).parents[2] / "tasks" / "metrics")
 """Where the code lies that computes boards."""
 LIBRARIES = ("numpy", "pandas", "scipy")
+UNREADABLE = (OSError, ValueError, pa.ArrowException)
+"""What a file raises that is not there or damaged."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The boards of one group, and the texts that they make, by the name of their file."""
+    """What the boards of one group say, by the name of their file, and the folder that they are kept in."""
 
-    boards: Boards
     texts: Mapping[str, str]
+    sources: Sources
+    folder: Path
 
-    @classmethod
-    def of(cls, sources: Sources) -> Part:
-        """The part computed from nothing."""
-        boards = Boards.of(sources)
-        texts = {f"{name}.csv": as_csv(table) for name, table in boards.tables.items() if len(table)}
-        return cls(boards, texts | documents(boards.rows))
-
-    @classmethod
-    def read(cls, folder: Path) -> Part | None:
-        """The part in a folder; None if it is not there or cannot be read."""
+    @property
+    def boards(self) -> Boards:
+        """The boards themselves."""
         try:
-            boards = Boards(*(_read(folder / table.name) for table in fields(Boards)))
-            return cls(boards, dict(_read(folder / TEXTS).itertuples(index=False)))
-        except (OSError, ValueError, pa.ArrowException):
-            return None
+            return Boards(*(_read(self.folder / table.name) for table in fields(Boards)))
+        except UNREADABLE:
+            return Boards.of(self.sources)
 
-    def write(self, folder: Path) -> None:
-        """Write the part as a folder, unless that is there."""
-        folder.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as name:
-            temporary = Path(name) / folder.name
-            temporary.mkdir()
-            for table in fields(Boards):
-                _write(getattr(self.boards, table.name), temporary / table.name)
-            _write(pd.DataFrame(self.texts.items()), temporary / TEXTS)
-            temporary.rename(folder)
+    @classmethod
+    def of(cls, sources: Sources, folder: Path) -> Part:
+        """The part that is kept in a folder; computed and written down if it is not there or cannot be read."""
+        try:
+            return cls(dict(_read(folder / TEXTS).itertuples(index=False)), sources, folder)
+        except UNREADABLE:
+            boards = Boards.of(sources)
+            tables = {f"{name}.csv": as_csv(table) for name, table in boards.tables.items() if len(table)}
+            texts = tables | documents(boards.rows)
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder, ignore_errors=True)
+                _keep(boards, texts, folder)
+            return cls(texts, sources, folder)
 
 
 def parts(results: Path, index: Index) -> dict[str, Part]:
     """The boards of each group of complete runs, by its name, in the order of the names."""
-    runs, nothing, root = index.runs, index.trials.head(0), Store(results).root
+    nothing, root = index.trials.head(0), Store(results).root
     folders = {group: results / FOLDER / f"{group}-{digest}" for group, digest in _digests(index.files).items()}
-    found: dict[str, Part] = {}
-    for group, own in runs.groupby("group", sort=True):
-        folder = folders[str(group)]
-        part = Part.read(folder)
-        if part is None:
-            part = Part.of(Sources(own, nothing, root))
-            with contextlib.suppress(OSError):
-                shutil.rmtree(folder, ignore_errors=True)
-                part.write(folder)
-        found[str(group)] = part
+    groups = {str(group): Sources(runs, nothing, root) for group, runs in index.runs.groupby("group", sort=True)}
+    found = {group: Part.of(sources, folders[group]) for group, sources in groups.items()}
     _clear(results / FOLDER, {folder.name for folder in folders.values()})
     return found
 
@@ -104,6 +94,18 @@ def _code() -> bytes:
     sources = [file for folder in CODE for file in sorted(folder.rglob("*.py"))]
     versions = " ".join(version(library) for library in LIBRARIES)
     return hashlib.sha256(b"\0".join([versions.encode(), *(file.read_bytes() for file in sources)])).digest()
+
+
+def _keep(boards: Boards, texts: Mapping[str, str], folder: Path) -> None:
+    """Write everything down at once, as a folder that is not there yet."""
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as name:
+        temporary = Path(name) / folder.name
+        temporary.mkdir()
+        for table in fields(boards):
+            _write(getattr(boards, table.name), temporary / table.name)
+        _write(pd.DataFrame(texts.items(), columns=["name", "text"]), temporary / TEXTS)
+        temporary.rename(folder)
 
 
 def _clear(folder: Path, kept: set[str]) -> None:

@@ -18,7 +18,7 @@ from scipy import stats
 
 from bench.leaderboard.statistics.arrays import numbers, proportion
 from bench.leaderboard.statistics.intervals import Estimate, percentile_interval
-from bench.leaderboard.statistics.resampling import pieces, stratified
+from bench.leaderboard.statistics.resampling import pieces, stratified_places
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -53,20 +53,23 @@ def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64]:
 def estimate(
     scores: ArrayLike,
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    generator: np.random.Generator,
+    seed: int,
     resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> Estimate:
     """A statistic of `scores`, shape (seeds, tasks), with its stratified bootstrap interval.
 
-    `statistic` takes scores of shape (..., seeds, tasks) to values of shape (...). The interval is None for one seed.
-    Raises ValueError for missing scores.
+    `statistic` takes scores of shape (..., seeds, tasks) to values of shape (...). Scores of one shape are resampled
+    alike where `seed` is the same. The interval is None for one seed. Raises ValueError for missing scores.
     """
     runs = numbers(scores, "scores", 2)
     value = float(statistic(runs))
     if len(runs) < 2:
         return Estimate(value, None)
-    drawn = [statistic(stratified(runs, size, generator)) for size in pieces(resamples, runs.size)]
+    drawn = [
+        statistic(runs.take(stratified_places(runs.shape, size, (seed, number))))
+        for number, size in enumerate(pieces(resamples, runs.size))
+    ]
     return Estimate(value, percentile_interval(np.concatenate(drawn), confidence))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -49,5 +50,15 @@ def stratified(scores: NDArray[np.float64], resamples: int, generator: np.random
 
     Source: Agarwal et al. 2021 (arXiv:2108.13264), section 4.1.
     """
-    seeds, tasks = scores.shape
-    return scores.take(generator.integers(seeds, size=(resamples, seeds, tasks)) * tasks + np.arange(tasks))
+    return scores.take(_places(scores.shape, resamples, generator))
+
+
+@functools.lru_cache(maxsize=1)  # many methods have scores of one shape
+def stratified_places(shape: tuple[int, ...], resamples: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
+    """Where the elements of `stratified` resamples lie in any array of this shape."""
+    return _places(shape, resamples, np.random.default_rng(seed))
+
+
+def _places(shape: tuple[int, ...], resamples: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    seeds, tasks = shape
+    return generator.integers(seeds, size=(resamples, seeds, tasks)) * tasks + np.arange(tasks)
