@@ -40,20 +40,20 @@ def pareto(rows: pd.DataFrame) -> pd.DataFrame:
     `standard_error`, in points, is the larger one of that over seeds and that over examples, of those that are known.
     """
     scores, errors = (np.asarray(column, np.float64) for column in (rows["score_mean"], _standard_errors(rows)))
-    costs = {cost: rows[cost].to_numpy(dtype=float, na_value=np.nan) for cost in COSTS}
-    found: list[pd.DataFrame] = []
-    for cost, values in costs.items():
-        fronts = [_front(values, scores, errors, members) for members in together(rows, TOGETHER)]
-        positions, on_front, cheapest = (np.concatenate(part) for part in zip(*fronts, strict=True))
-        table = rows.iloc[positions].assign(
-            cost=cost,
-            value=values[positions],
-            standard_error=errors[positions],
-            on_front=on_front,
-            cheapest_within_one_standard_error=cheapest,
-        )
-        found.append(table[PARETO])
-    return pd.concat(found, ignore_index=True).sort_values([*TOGETHER, "cost"], kind="stable", ignore_index=True)
+    costs = np.array([rows[cost].to_numpy(dtype=float, na_value=np.nan) for cost in COSTS])
+    groups = together(rows, TOGETHER)
+    fronts = [_front(values, scores, errors, members) for members in groups for values in costs]
+    positions, on_front, cheapest = (np.concatenate(part) for part in zip(*fronts, strict=True))
+    cost = np.repeat(np.tile(np.arange(len(COSTS)), len(groups)), [len(front) for front, _, _ in fronts])
+    table = rows[[*TOGETHER, "method", "settings_id", "score_mean"]].iloc[positions]
+    found = table.assign(
+        cost=np.array(COSTS)[cost],
+        value=costs[cost, positions],
+        standard_error=errors[positions],
+        on_front=on_front,
+        cheapest_within_one_standard_error=cheapest,
+    )
+    return found[PARETO].sort_values([*TOGETHER, "cost"], kind="stable", ignore_index=True)
 
 
 def _standard_errors(rows: pd.DataFrame) -> pd.Series[float]:
