@@ -86,6 +86,7 @@ SHARED = {
     "data_subset": "`official` or `resampled` where the benchmark prescribes a subset, else `whole`.",
     "hardware": "The device, with the number of processes where there are several.",
     "software": "Versions of the libraries that compute.",
+    "task_set": "Name of the set of tasks: a hash of `tasks`.",
     "tasks": "The tasks, with spaces between them; `@` and a revision where a group has two of a task's data.",
     "task_count": "How many they are.",
     "seeds": "Distinct seeds; over several tasks, runs of the task that has fewest.",

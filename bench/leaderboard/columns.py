@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +94,13 @@ def board_values(record: RunRecord) -> dict[str, Any]:
     return {name: values[name] for name in COLUMNS}
 
 
-@functools.lru_cache(maxsize=4096)  # the runs of a row lie together
-def _name(values: tuple[Any, ...], length: int) -> str:
+def short_hash(values: Iterable[Any], length: int) -> str:
+    """The first characters of a hash of the values."""
     return hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()[:length]
+
+
+_name = functools.lru_cache(maxsize=4096)(short_hash)
+"""The runs of a row lie together."""
 
 
 def _effort(record: RunRecord) -> str:

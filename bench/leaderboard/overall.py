@@ -48,7 +48,7 @@ AVERAGES = [
     "superglue_average",
     *("vtab_mean_19", "vtab_mean_groups", "natural", "specialized", "structured"),
 ]
-OVERALL = [*HEAD, "tasks", "task_count", "rank", *ROW, "seeds", "trainable_parameters", *SCORES]
+OVERALL = [*HEAD, "task_set", "tasks", "task_count", "rank", *ROW, "seeds", "trainable_parameters", *SCORES]
 
 
 def overall(comparisons: Iterable[Comparison]) -> pd.DataFrame:
@@ -60,11 +60,16 @@ def overall(comparisons: Iterable[Comparison]) -> pd.DataFrame:
     is the probability that a run beats one of LoRA's, its best settings here, on a task drawn at random.
     """
     found = [
-        dict(comparison.head) | {"tasks": " ".join(comparison.tasks), "task_count": len(comparison.tasks)} | row
+        dict(comparison.head) | _tasks(comparison) | row
         for comparison in comparisons
         for row in _compared(comparison.members)
     ]
     return pd.DataFrame(found, columns=OVERALL).astype({"trainable_parameters": "Int64"})
+
+
+def _tasks(comparison: Comparison) -> dict[str, Any]:
+    tasks = comparison.tasks
+    return {"task_set": comparison.task_set, "tasks": " ".join(tasks), "task_count": len(tasks)}
 
 
 def _compared(members: Sequence[Member]) -> list[dict[str, Any]]:

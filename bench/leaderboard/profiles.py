@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 THRESHOLDS = 41
-PROFILES = ["group", "tasks", *ROW, "threshold", "share", "share_low", "share_high"]
+PROFILES = ["group", "task_set", *ROW, "threshold", "share", "share_low", "share_high"]
 
 
 def profiles(comparisons: Iterable[Comparison]) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def profiles(comparisons: Iterable[Comparison]) -> pd.DataFrame:
     for comparison in comparisons:
         members = [member for member in comparison.members if member.runs is not None]
         if members:
-            head = {"group": comparison.head["group"], "tasks": " ".join(comparison.tasks)}
+            head = {"group": comparison.head["group"], "task_set": comparison.task_set}
             levels = _thresholds(members)
             found += [head | row for member in members for row in _of_member(member, levels)]
     return pd.DataFrame(found, columns=PROFILES)

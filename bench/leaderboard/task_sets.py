@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.leaderboard.columns import GROUP, ROW
+from bench.leaderboard.columns import GROUP, ROW, short_hash
 from bench.leaderboard.rows import as_list, as_records, shared, together
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+NAME_LENGTH = 6
 HEAD = ["group", *GROUP]
 """What all rows of a group share."""
 Cell = Mapping[Any, Any]
@@ -62,6 +63,11 @@ class Comparison:
     head: Mapping[str, Any]
     tasks: list[str]
     members: list[Member]
+
+    @property
+    def task_set(self) -> str:
+        """A short name of the set of tasks: a hash, equal for equal sets everywhere."""
+        return short_hash(self.tasks, NAME_LENGTH)
 
 
 def over_equal_tasks(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Comparison]:

@@ -32,13 +32,13 @@ def over_tasks(boards: Boards, runs: pd.DataFrame, groups: Sequence[str]) -> pd.
 
 def _of_group(overall: pd.DataFrame, rows: pd.DataFrame, runs: pd.DataFrame, profiles: pd.DataFrame) -> pd.DataFrame:
     """The rows over all tasks of one group, from what the boards have of it."""
-    tasks = overall.groupby("tasks", sort=True)["task_count"].sum().idxmax()
-    listed = str(tasks).split()
+    name = overall.groupby("task_set", sort=True)["task_count"].sum().idxmax()
+    chosen = overall[overall["task_set"] == name].drop(columns="trainable_parameters")
+    listed = str(chosen["tasks"].iloc[0]).split()
     names = rows["task"].astype(str)
     members = rows[names.isin(listed) | (names + "@" + rows["data_revision"].astype(str)).isin(listed)]
-    chosen = overall[overall["tasks"] == tasks].drop(columns="trainable_parameters")
     table = chosen.merge(_over_members(members), on=ROW, validate="one_to_one")
-    table = table.merge(_lists(profiles[profiles["tasks"] == tasks]), on=ROW, how="left")
+    table = table.merge(_lists(profiles[profiles["task_set"] == name]), on=ROW, how="left")
     half_width = _half_widths(runs[runs["row"].isin(members["row"])]).reindex(pd.MultiIndex.from_frame(table[ROW]))
     return table.rename(columns={"mean_score": "score_mean"}).assign(
         task=f"mean of {len(listed)} tasks",
