@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.hardware import Hardware
 from bench.identity import canonical, recipe_id, run_id, settings_id
-from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, outcomes
+from bench.leaderboard.outcomes import PREDICTIONS_FILE, metric_of, outcomes
 from bench.measure.derived import note_composites
 from bench.record import RunRecord
 from bench.schema import RecordError, decode
@@ -164,7 +164,7 @@ def _wrong_predictions(record: RunRecord, folder: Path) -> Iterator[str]:
         return
     if rows != record.evaluation_examples:
         yield f"evaluation_examples is {record.evaluation_examples}; {PREDICTIONS_FILE} has {rows}"
-    metric = METRICS.get(record.metric or "")
+    metric = metric_of(record.task, record.metric)
     of_run = None if metric is None else outcomes(folder, metric)
     if metric is not None and of_run is not None and record.score is not None:
         score = 100 * float(metric.of_means(of_run.values.mean(axis=0)))

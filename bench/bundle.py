@@ -34,6 +34,7 @@ PREDICTIONS = pa.schema(
         ("label", pa.float64()),
         ("prediction", pa.float64()),
         ("correct_strict", pa.bool_()),
+        ("question", pa.int64()),
     ]
 )
 LOCAL_SETTINGS = {("data", "root"): None, ("results", "dir"): "results"}

@@ -60,6 +60,7 @@ revisions counts as two tasks. Several seeds of one method with one choice of se
 
 Both methods are taken on the same examples and the seeds that both have. McNemar's test is the sign-flip test of a
 single seed. The level against the best is stricter because the best was chosen by the very scores that are tested.
+What is drawn or flipped is an example: of MultiRC a question with all its options, of ReCoRD a query.
 Where predictions are missing there is no test, and the cell stays empty.
 
 ## The page

@@ -15,8 +15,9 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.comparisons import Runs, compared
-from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, outcomes
+from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes
 from bench.record import RunRecord
+from tasks.metrics.superglue import best_entities, multirc_metrics, record_metrics, superglue_metrics
 from tests.conftest import runs_of
 from tests.test_record import record
 
@@ -37,10 +38,13 @@ def with_errors(share: float, seed: int = 0) -> Any:
     return np.where(np.random.default_rng(seed).random(len(LABELS)) < share, 1 - LABELS, LABELS)
 
 
-def value(metric: str, folder: Path) -> float:
-    of_run = outcomes(folder, METRICS[metric])
+def value(name: str, folder: Path) -> float:
+    """The metric of a name, or of a task, as it follows from a run's predictions."""
+    metric = metric_of(name, name)
+    assert metric is not None
+    of_run = outcomes(folder, metric)
     assert of_run is not None
-    return float(METRICS[metric].of_means(of_run.values.mean(axis=0)))
+    return float(metric.of_means(of_run.values.mean(axis=0)))
 
 
 class TestMetrics:
@@ -55,6 +59,31 @@ class TestMetrics:
         labels = RANDOM.random(50) * 5
         found = labels + RANDOM.normal(size=50)
         assert value("pearson", written(tmp_path, labels, found)) == pytest.approx(stats.pearsonr(labels, found)[0])
+
+    @pytest.mark.parametrize("classes", [3, 2])
+    def test_cb_is_the_mean_of_accuracy_and_macro_f1_over_its_three_classes(self, tmp_path: Path, classes: int) -> None:
+        labels, found = RANDOM.integers(0, classes, (2, 60))
+        expected = superglue_metrics("cb", found, labels)["combined_score"]
+        assert value("superglue/cb", written(tmp_path, labels, found)) == pytest.approx(expected)
+
+    def test_multirc_counts_questions_as_a_whole(self, tmp_path: Path) -> None:
+        questions = RANDOM.integers(0, 40, len(LABELS))
+        found = with_errors(0.1)
+        found[7] = -1  # no class at all
+        expected = multirc_metrics(found, LABELS, questions)["combined_score"]
+        folder = written(tmp_path, LABELS, found, question=questions)
+        assert value("superglue/multirc", folder) == pytest.approx(expected)
+
+    def test_record_scores_the_entity_that_a_query_chooses(self, tmp_path: Path) -> None:
+        queries = np.repeat(np.arange(50), 4)
+        entities = [f"the name {number % 4}" for number in range(200)]
+        answers = [[f"Name {query % 4}", "somebody else"] for query in queries]
+        scores = RANDOM.normal(size=(200, 2))
+        best = best_entities(scores[:, 1] - scores[:, 0], queries.tolist(), entities)
+        expected = record_metrics(best, dict(zip(queries.tolist(), answers, strict=True)))["combined_score"]
+        columns = {"scores": list(scores), "query": queries, "entity": entities, "answers": answers}
+        assert 0.2 < expected < 0.8
+        assert value("superglue/record", written(tmp_path, LABELS, LABELS, **columns)) == pytest.approx(expected)
 
     def test_mnli_counts_the_matched_half(self, tmp_path: Path) -> None:
         split = np.repeat(["validation_matched", "validation_mismatched"], 100)
@@ -81,7 +110,7 @@ def runs(folder: Path, *shares: float, first_seed: int = 0, metric: str = "accur
         seed: written(folder / str(seed), LABELS, with_errors(share, seed))
         for seed, share in zip(seeds, shares, strict=True)
     }
-    return Runs(metric, folders)
+    return Runs(METRICS.get(metric), folders)
 
 
 class TestPairs:
@@ -106,17 +135,30 @@ class TestPairs:
     def test_other_examples_are_not_compared(self, tmp_path: Path) -> None:
         a = runs(tmp_path / "a", 0.1)
         written(tmp_path / "b" / "0", LABELS[:100], LABELS[:100])
-        assert compared(a, Runs("accuracy", {0: tmp_path / "b" / "0"})) is None
+        assert compared(a, Runs(METRICS["accuracy"], {0: tmp_path / "b" / "0"})) is None
 
     def test_a_metric_without_a_paired_test_is_not_compared(self, tmp_path: Path) -> None:
         a = runs(tmp_path / "a", 0.1, metric="combined_score")
         assert compared(a, a) is None
         assert a.standard_error is None
 
+    def test_questions_are_what_multirc_is_tested_over(self, tmp_path: Path) -> None:
+        metric = metric_of("superglue/multirc", "combined_score")
+        questions = np.arange(len(LABELS)) // 5
+        a, b = (
+            Runs(metric, {0: written(tmp_path / str(share), LABELS, with_errors(share), question=questions)})
+            for share in (0.02, 0.4)
+        )
+        found = compared(a, b)
+        assert found is not None
+        assert (found.test, found.examples) == ("paired bootstrap", 40)
+        assert found.difference > 30
+        assert found.p_value < 0.01
+
     def test_a_correlation_with_a_constant_is_not_compared(self, tmp_path: Path) -> None:
         a = runs(tmp_path / "a", 0.1, metric="matthews_correlation")
         written(tmp_path / "b" / "0", LABELS, np.zeros_like(LABELS))
-        assert compared(a, Runs("matthews_correlation", {0: tmp_path / "b" / "0"})) is None
+        assert compared(a, Runs(METRICS["matthews_correlation"], {0: tmp_path / "b" / "0"})) is None
 
     def test_the_standard_error_of_one_run_is_binomial(self, tmp_path: Path) -> None:
         share = float(np.mean(with_errors(0.2) == LABELS))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.audit import audit
 from tests.conftest import CONFIGURATION, RunCommand, records
 
 COMPARED = ("full", "linear_probe", "bitfit", "lora", "adalora", "prefix_tuning")
@@ -51,6 +52,7 @@ def test_every_task_runs_from_its_sample(
 ) -> None:
     model = [f"model.path={tiny_bert}"] if on_text else []
     assert unfinished(command, tmp_path, tasks, ("lora",), *SHORT, *model) == {}
+    assert audit(tmp_path / "results") == []  # every score follows from its predictions
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.leaderboard.outcomes import METRICS, Metric, Outcomes, outcomes
+from bench.leaderboard.outcomes import Metric, Outcomes, metric_of, outcomes
 from bench.leaderboard.rows import as_list, together
 from bench.leaderboard.statistics.intervals import standard_error_over_examples
 from bench.leaderboard.statistics.paired import holm, mcnemar, paired_bootstrap_of_means, paired_mean_bootstrap
@@ -71,22 +71,21 @@ class Comparison:
 class Runs:
     """The runs behind one row, by seed."""
 
-    metric: str
+    metric: Metric | None
     folders: Mapping[int, str | Path]
 
     @functools.cached_property
     def outcomes(self) -> dict[int, Outcomes]:
         """What each run did on each example, where its predictions are there."""
-        metric = METRICS.get(self.metric)
-        if metric is None:
+        if self.metric is None:
             return {}
-        found = {seed: outcomes(folder, metric) for seed, folder in self.folders.items()}
+        found = {seed: outcomes(folder, self.metric) for seed, folder in self.folders.items()}
         return {seed: of_run for seed, of_run in found.items() if of_run is not None}
 
     @property
     def standard_error(self) -> float | None:
         """Standard error of a share of right answers over examples, in points; None for another metric."""
-        metric = METRICS.get(self.metric)
+        metric = self.metric
         values = [of_run.values[:, 0] for of_run in self.outcomes.values()]
         if metric is None or not metric.is_mean or not values or len({len(of_run) for of_run in values}) > 1:
             return None
@@ -96,8 +95,8 @@ class Runs:
 
 def compared(row: Runs, other: Runs) -> Comparison | None:
     """The comparison of two rows on the seeds that they share; None where they share no seed and examples."""
-    metric = METRICS.get(row.metric)
-    if metric is None or row.metric != other.metric:
+    metric = row.metric
+    if metric is None or metric is not other.metric:
         return None
     pairs = [
         (of_run, other.outcomes[seed])
@@ -163,7 +162,8 @@ def runs_of_rows(rows: pd.DataFrame, runs: pd.DataFrame, root: Path) -> list[Run
     for row, seed, folder in zip(*(as_list(runs[name]) for name in ("row", "seed", "folder")), strict=True):
         folders.setdefault(row, {}).setdefault(seed, f"{root}/{folder}")
     return [
-        Runs(metric, folders[row]) for metric, row in zip(as_list(rows["metric"]), as_list(rows["row"]), strict=True)
+        Runs(metric_of(task, metric), folders[row])
+        for task, metric, row in zip(*(as_list(rows[name]) for name in ("task", "metric", "row")), strict=True)
     ]
 
 

@@ -1,7 +1,8 @@
 """What a run did on each reported example, as far as its headline metric follows from it.
 
 A metric is a statistic of means over examples: accuracy of one column, F1 of three, a correlation of five. So every
-bootstrap of a metric is one of means. Metrics that are none (MultiRC's, over questions) are not compared.
+bootstrap of a metric is one of means. Where a benchmark scores groups of rows, as MultiRC does questions, such a group
+is an example.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ PREDICTIONS_FILE = "predictions.parquet"
 class Metric:
     """A headline metric, as a fraction: what it takes of every example, and what it makes of the means of that.
 
-    `columns` are read from the predictions; `of_examples` takes them to (examples, values), `of_means` takes
-    (..., values) to (...).
+    `columns` are read from the predictions; `of_rows` takes them to (rows, values), `of_means` takes (..., values) to
+    (...). Where an example has several rows, their values are added up, and `of_sums` takes (examples, values) on.
     """
 
     columns: tuple[str, ...]
-    of_examples: Callable[..., Values]
+    of_rows: Callable[..., Values]
     of_means: Callable[[Values], Values]
     split: str | None = None
     """The one split that it is about, where a task reports several."""
+    example: str = "id"
+    """The column that tells the examples apart."""
+    of_sums: Callable[[Values], Values] | None = None
+    """None where every row is an example."""
 
     @property
     def is_mean(self) -> bool:
@@ -85,6 +90,61 @@ def _correlation(means: Values) -> Values:
     return np.asarray((xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y)))
 
 
+def _of_three_classes(label: NDArray[Any], prediction: NDArray[Any]) -> Values:
+    """Whether it is right, then the errors of each class."""
+    of_classes = [_errors(label == number, prediction == number) for number in range(3)]
+    return np.concatenate([_right(label, prediction), *of_classes], axis=1)
+
+
+def _accuracy_and_macro_f1(means: Values) -> Values:
+    """CB's score: the mean of both; the F1 of a class that is neither there nor predicted is 0."""
+    f1 = [_f1_or_0(means[..., first : first + 3]) for first in (1, 4, 7)]
+    return np.asarray((means[..., 0] + np.mean(f1, axis=0)) / 2)
+
+
+def _of_options(label: NDArray[Any], prediction: NDArray[Any]) -> Values:
+    """Whether an answer option is wrong, then the errors; a prediction that is no class is the other one."""
+    valid = np.where(np.isin(prediction, (0, 1)), prediction, 1 - label)
+    return np.concatenate([1 - _right(label, prediction), _errors(label, valid)], axis=1)
+
+
+def _of_questions(sums: Values) -> Values:
+    """Whether all of a question's options are right, then the errors."""
+    return np.concatenate([sums[:, :1] == 0, sums[:, 1:]], axis=1)
+
+
+def _exact_match_and_f1(means: Values) -> Values:
+    """MultiRC's score: the mean of the exact match over questions and F1 over options."""
+    return np.asarray((means[..., 0] + _f1_or_0(means[..., 1:])) / 2)
+
+
+def _f1_or_0(means: Values) -> Values:
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(_f1(means), nan=0.0)
+
+
+def _of_entities(scores: NDArray[Any], query: NDArray[Any], entity: NDArray[Any], answers: NDArray[Any]) -> Values:
+    """The mean of exact match and F1 of the entity that a query chooses; nothing for its other entities."""
+    from tasks.metrics.superglue import best_entities, record_metrics
+
+    false, true = np.stack(list(scores)).T
+    best = best_entities(true - false, query.tolist(), entity.tolist())
+    found = np.zeros((len(query), 1))
+    for row, (of_query, name, golds) in enumerate(zip(query.tolist(), entity.tolist(), answers, strict=True)):
+        if best[of_query] == name:
+            found[row] = record_metrics({of_query: name}, {of_query: list(golds)})["combined_score"]
+    return found
+
+
+def _as_added(sums: Values) -> Values:
+    return sums
+
+
+def _mean(means: Values) -> Values:
+    """Not `_only`, since the values are no right answers."""
+    return _only(means)
+
+
 BOTH = ("label", "prediction")
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(BOTH, _right, _only),
@@ -95,6 +155,21 @@ METRICS: Mapping[str, Metric] = {
     "matthews_correlation": Metric(BOTH, _products, _correlation),
     "pearson": Metric(BOTH, _products, _correlation),
 }
+
+
+OF_TASKS: Mapping[str, Metric] = {
+    "superglue/cb": Metric(BOTH, _of_three_classes, _accuracy_and_macro_f1),
+    "superglue/multirc": Metric(BOTH, _of_options, _exact_match_and_f1, example="question", of_sums=_of_questions),
+    "superglue/record": Metric(
+        ("scores", "query", "entity", "answers"), _of_entities, _mean, example="query", of_sums=_as_added
+    ),
+}
+"""Tasks whose headline is a mean of metrics of their own."""
+
+
+def metric_of(task: str, headline: str | None) -> Metric | None:
+    """A task's headline metric; None for one that is not known."""
+    return OF_TASKS.get(task, METRICS.get(headline or ""))
 
 
 def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:
@@ -109,12 +184,18 @@ def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:
     if not os.path.isfile(file):
         return None
     try:
-        table = pq.read_table(file, columns=["split", "id", *metric.columns])
+        table = pq.read_table(file, columns=list({"split": 0, metric.example: 0} | dict.fromkeys(metric.columns)))
     except (OSError, pa.ArrowException):
         return None
     splits = table["split"].to_pylist()
     counted = np.array(["/" not in split and metric.split in (None, split) for split in splits], dtype=bool)
-    ids = table["id"].to_numpy()[counted]
+    ids = table[metric.example].to_numpy()[counted]
     order = np.argsort(ids, kind="stable")
     columns = [table[name].to_numpy()[counted][order] for name in metric.columns]
-    return Outcomes(ids[order], metric.of_examples(*columns)) if len(ids) else None
+    if not len(ids):
+        return None
+    values = metric.of_rows(*columns)
+    if metric.of_sums is None:
+        return Outcomes(ids[order], values)
+    examples, starts = np.unique(ids[order], return_index=True)
+    return Outcomes(examples, metric.of_sums(np.add.reduceat(values, starts, axis=0)))
