@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -34,6 +35,8 @@ FORMAT = 4
 """To be raised when the same record would give another row than before."""
 NEVER = -1
 """The size noted for a file that the system refused: it has another one, so the file is tried again."""
+GONE = -1
+"""In place of the row of a file that was found and could not be opened any more, or of one that is new."""
 AT_ONCE = 2000
 """Rows that are held as Python objects, which cost the garbage collector time."""
 
@@ -52,6 +55,7 @@ def _schema() -> pa.Schema:
 
 
 SCHEMA = _schema()
+FILE_SCHEMA = pa.schema([SCHEMA.field(name) for name in ("folder", "size", "modified_ns", "unreadable")])
 INTEGERS = [name for name in COLUMNS if SCHEMA.field(name).type == pa.int64()]
 
 
@@ -137,32 +141,33 @@ def _stored(file: Path) -> pa.Table:
 
 def _up_to_date(stored: pa.Table, root: str) -> pa.Table:
     """One row per record file as it is now; the same table where nothing changed."""
-    folders, sizes, times = (stored[name].to_pylist() for name in ("folder", "size", "modified_ns"))
-    known = {folder: row for row, folder in enumerate(folders)}
-    order: list[int] = []
-    tables = [stored]
+    files: list[RecordFile] = []
+    _look_for_records(root, "", files)
+    found = pa.table([list(column) for column in zip(*files, strict=True)] or [[]] * 4, schema=FILE_SCHEMA)
+    places = pc.index_in(found["folder"], stored["folder"])
+    known = stored.select(["size", "modified_ns"]).take(places)
+    same = pc.and_(*(pc.equal(found[name], known[name]) for name in known.column_names)).fill_null(False)
+    order = places.fill_null(GONE).to_numpy().copy()
+    tables, rows = [stored], len(stored)
     new: list[tuple[Any, ...]] = []
-    rows = len(stored)
-    for file in _record_files(root):
-        folder, size, modified_ns, _ = file
-        row = known.get(folder)
-        if row is None or size != sizes[row] or modified_ns != times[row]:
-            values = _values(root, file)
-            if values is None:
-                continue
-            row, rows = rows, rows + 1
-            new.append(values)
-            if len(new) == AT_ONCE:
-                tables.append(_table(new))
-                new.clear()
-        order.append(row)
-    if rows == len(stored) and order == list(range(rows)):
+    for number in np.flatnonzero(~same.to_numpy(zero_copy_only=False)).tolist():
+        values = _values(root, files[number])
+        if values is None:
+            order[number] = GONE
+            continue
+        order[number], rows = rows, rows + 1
+        new.append(values)
+        if len(new) == AT_ONCE:
+            tables.append(_table(new))
+            new.clear()
+    order = order[order != GONE]
+    if rows == len(stored) and np.array_equal(order, np.arange(rows)):
         return stored
     return pa.concat_tables([*tables, _table(new)]).take(order).combine_chunks()
 
 
-def _record_files(root: str, parent: str = "") -> Iterator[RecordFile]:
-    """The record files below `parent`, in the order of their folders' names, level by level.
+def _look_for_records(root: str, parent: str, found: list[RecordFile]) -> None:
+    """Add the record files below `parent`, in the order of their folders' names, level by level.
 
     A folder whose name begins with `.` or holds `~` is work in progress or set aside. Nothing is looked for inside a
     folder that has a record.
@@ -177,18 +182,18 @@ def _record_files(root: str, parent: str = "") -> Iterator[RecordFile]:
     except FileNotFoundError:
         return
     except OSError as error:
-        yield parent, NEVER, NEVER, f"the folder cannot be listed: {error.strerror}"
+        found.append((parent, NEVER, NEVER, f"the folder cannot be listed: {error.strerror}"))
         return
     for name in names:
         folder = f"{parent}/{name}" if parent else name
         try:
             status = os.stat(f"{root}/{folder}/{RECORD_FILE}")
         except FileNotFoundError:
-            yield from _record_files(root, folder)
+            _look_for_records(root, folder, found)
         except OSError as error:
-            yield folder, NEVER, NEVER, f"the folder cannot be searched: {error.strerror}"
+            found.append((folder, NEVER, NEVER, f"the folder cannot be searched: {error.strerror}"))
         else:
-            yield folder, status.st_size, status.st_mtime_ns, None
+            found.append((folder, status.st_size, status.st_mtime_ns, None))
 
 
 def _values(root: str, file: RecordFile) -> tuple[Any, ...] | None:
