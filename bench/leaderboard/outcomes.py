@@ -73,7 +73,9 @@ def _errors(label: NDArray[Any], prediction: NDArray[Any]) -> Values:
     return np.stack([positive & found, ~positive & found, positive & ~found], axis=1).astype(np.float64)
 
 
+@np.errstate(invalid="ignore")
 def _f1(means: Values) -> Values:
+    """NaN where the class neither occurs nor is predicted."""
     true, false, missed = np.moveaxis(means, -1, 0)
     return np.asarray(2 * true / (2 * true + false + missed))
 
@@ -84,8 +86,9 @@ def _products(label: NDArray[Any], prediction: NDArray[Any]) -> Values:
     return np.stack([x, y, x * x, y * y, x * y], axis=1)
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def _correlation(means: Values) -> Values:
-    """Pearson's r; of two classes it is Matthews' coefficient."""
+    """Pearson's r; of two classes it is Matthews' coefficient. NaN where one side is constant."""
     x, y, xx, yy, xy = np.moveaxis(means, -1, 0)
     return np.asarray((xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y)))
 
@@ -119,8 +122,7 @@ def _exact_match_and_f1(means: Values) -> Values:
 
 
 def _f1_or_0(means: Values) -> Values:
-    with np.errstate(invalid="ignore"):
-        return np.nan_to_num(_f1(means), nan=0.0)
+    return np.nan_to_num(_f1(means), nan=0.0)
 
 
 def _of_entities(scores: NDArray[Any], query: NDArray[Any], entity: NDArray[Any], answers: NDArray[Any]) -> Values:
