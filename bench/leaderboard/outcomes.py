@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 PREDICTIONS_FILE = "predictions.parquet"
+ROW = "id"
+"""The column that numbers the rows: where it tells examples apart, every row is one."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Metric:
     """A headline metric, as a fraction: what it takes of every example, and what it makes of the means of that.
 
     `columns` are read from the predictions; `of_rows` takes them to (rows, values), `of_means` takes (..., values) to
-    (...). Where an example has several rows, their values are added up, and `of_sums` takes (examples, values) on.
+    (...). The values of an example's rows are added up, and `of_sums`, if there is one, takes (examples, values) on.
     """
 
     columns: tuple[str, ...]
@@ -36,15 +38,14 @@ class Metric:
     of_means: Callable[[Values], Values]
     split: str | None = None
     """The one split that it is about, where a task reports several."""
-    example: str = "id"
+    example: str = ROW
     """The column that tells the examples apart."""
     of_sums: Callable[[Values], Values] | None = None
-    """None where every row is an example."""
 
     @property
     def is_mean(self) -> bool:
         """Whether it is the share of right answers."""
-        return self.of_means is _only
+        return self.of_rows in (_right, _as_told)
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,6 @@ def _of_entities(scores: NDArray[Any], query: NDArray[Any], entity: NDArray[Any]
     return found
 
 
-def _as_added(sums: Values) -> Values:
-    return sums
-
-
-def _mean(means: Values) -> Values:
-    """Not `_only`, since the values are no right answers."""
-    return _only(means)
-
-
 BOTH = ("label", "prediction")
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(BOTH, _right, _only),
@@ -162,9 +154,7 @@ METRICS: Mapping[str, Metric] = {
 OF_TASKS: Mapping[str, Metric] = {
     "superglue/cb": Metric(BOTH, _of_three_classes, _accuracy_and_macro_f1),
     "superglue/multirc": Metric(BOTH, _of_options, _exact_match_and_f1, example="question", of_sums=_of_questions),
-    "superglue/record": Metric(
-        ("scores", "query", "entity", "answers"), _of_entities, _mean, example="query", of_sums=_as_added
-    ),
+    "superglue/record": Metric(("scores", "query", "entity", "answers"), _of_entities, _only, example="query"),
 }
 """Tasks whose headline is a mean of metrics of their own."""
 
@@ -197,7 +187,8 @@ def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:
     if not len(ids):
         return None
     values = metric.of_rows(*columns)
-    if metric.of_sums is None:
+    if metric.example == ROW:
         return Outcomes(ids[order], values)
     examples, starts = np.unique(ids[order], return_index=True)
-    return Outcomes(examples, metric.of_sums(np.add.reduceat(values, starts, axis=0)))
+    sums = np.add.reduceat(values, starts, axis=0)
+    return Outcomes(examples, sums if metric.of_sums is None else metric.of_sums(sums))
