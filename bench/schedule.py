@@ -38,10 +38,12 @@ class Schedule:
         return cls(settings.schedule, warmup, steps)
 
     def factor(self, step: int, begins: int = 0) -> float:
-        """The factor at optimizer step `step`, for tensors whose schedule began at step `begins`."""
+        """The factor at optimizer step `step` of tensors whose schedule begins at step `begins`; 0 before it does."""
         passed, left = step - begins, self.steps - begins
+        if passed < 0:
+            return 0.0
         if passed < self.warmup:
-            return max(0, passed) / self.warmup
+            return passed / self.warmup
         progress = (passed - self.warmup) / max(1, left - self.warmup)
         if self.shape == "linear":
             return max(0.0, 1 - progress)

@@ -77,10 +77,12 @@ class Compacter(AdapterMethod):
         super().check(anatomy)
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
-        """Make C, then the adapters that share it."""
+        """Make C, then the adapters that share it; in T5, the authors' model, before the sublayers' own dropout."""
         from methods.parts.bottleneck import residual_norm
         from methods.parts.phm import shared_rule
 
+        if backbone.anatomy.find("cross_attention.query"):
+            self.reads = "dense"
         self.rule = shared_rule(self.division, residual_norm(backbone.anatomy, 0).device)
         self.rule.requires_grad_(self.learn_rule)
         super().insert(backbone, total_steps)

@@ -184,10 +184,13 @@ class AdaMSS(LibraryMethod):
             if name in state["masked"]:
                 tensor.data.copy_(state["masked"][name])
                 tensor.requires_grad_(False)
+        from accelerate.utils import send_to_device
+
         scores = iter(copy.deepcopy(state["scores"]))
         for layer in self._layers():
+            device = next(layer.parameters()).device
             for kind in IMPORTANCE:
-                getattr(layer, kind)[ADAPTER] = next(scores)
+                getattr(layer, kind)[ADAPTER] = send_to_device(next(scores), device)
 
     def _layers(self) -> list[AdamssLayer]:
         from peft.tuners.adamss.layer import AdamssLayer

@@ -43,6 +43,17 @@ def test_a_group_that_joins_late_warms_up_and_ends_with_the_run() -> None:
     assert rates[-1] == pytest.approx(2 * PEAK / (STEPS - 10 - WARMUP))
 
 
+@pytest.mark.parametrize("warmup", [0, 1, WARMUP])
+def test_a_group_rests_in_the_step_that_it_joins_in(warmup: int) -> None:
+    found, schedule = optimizer(), Schedule("linear", warmup, STEPS)
+    found.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))], "lr": PEAK, "begins": 10})
+    rates = []
+    for step in (9, 10, 10 + warmup):
+        schedule.set_rates(found, step)
+        rates.append(found.param_groups[1]["lr"])
+    assert rates == [0, 0 if warmup else PEAK, PEAK]
+
+
 def test_the_peak_of_a_group_survives_a_checkpoint() -> None:
     found, schedule = optimizer(), Schedule("linear", 0, STEPS)
     schedule.set_rates(found, 30)

@@ -74,7 +74,8 @@ class ExpertLinear(AdaptedLinear):
 
     def update(self, hidden: Tensor) -> Tensor:
         """The mixture's output: (..., in) to (..., out)."""
-        logits = functional.linear(hidden, self.U)
+        with torch.autocast(hidden.device.type, enabled=False):  # margins between experts are narrow
+            logits = functional.linear(hidden.float(), self.U)
         if self.keeps_logits:
             self.logits = logits.flatten(0, -2)
         places = gates(*route(logits, self.top_k), self.experts).movedim(-2, 0) * self.scaling  # (top_k, ..., E)

@@ -87,10 +87,17 @@ def synaptic_flows(adapters: Sequence[Bottleneck]) -> list[Tensor]:
 
 
 def summed_gradients(losses: Iterable[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """g: the sum over the losses of their gradients; nothing is left in `weights`."""
-    total = [torch.zeros_like(weight) for weight in weights]
+    """g: the sum over the losses of their gradients; nothing is left in `weights`.
+
+    The first loss may be what moves the model to its device.
+    """
+    total: list[Tensor] = []
     for loss in losses:
-        torch._foreach_add_(total, torch.autograd.grad(loss, weights))
+        gradients = torch.autograd.grad(loss, weights)
+        if total:
+            torch._foreach_add_(total, gradients)
+        else:
+            total = [gradient.clone() for gradient in gradients]
     return total
 
 

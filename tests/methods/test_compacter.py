@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from bench.anatomy import FAMILIES, Anatomy
 from bench.errors import SettingsError
 from methods.base import ADAPTER_FILE, trainable
 from methods.compacter import Compacter
-from methods.parts.bottleneck import Bottleneck
+from methods.parts.bottleneck import Bottleneck, part
 from methods.parts.phm import PHMLinear, phm_product, shared_rule
 from tests.families import backbone, classifier, inputs
 from tests.methods.conftest import attached, batch, count_on_roberta_base, method_named
@@ -150,6 +150,20 @@ class TestMethod:
             expected = classifier(family)(**inputs(family)).logits
             found = method.backbone.model.eval()(**inputs(family)).logits
         assert 0 < (found - expected).norm() / expected.norm() < 1e-2
+
+    @pytest.mark.parametrize(("family", "dropped"), [("t5", True), ("bert", False)])
+    def test_dropout_falls_on_an_adapters_output_in_t5_alone(self, family: str, dropped: bool) -> None:
+        method = on(family)
+        anatomy, model = method.backbone.anatomy, method.backbone.model
+        seen: list[Tensor] = []
+        for sublayer in method.sublayers:
+            dropout = part(anatomy, f"sublayer.{sublayer}_output", 0)
+            dropout.register_forward_hook(lambda module, inputs, output: seen.append(output))
+            dropout.p = 1.0
+            cast(nn.Linear, anatomy.blocks[0][1].get_submodule(f"adapter_{sublayer}.up")).bias.data.fill_(1.0)
+        with torch.no_grad():
+            model.train()(**inputs(family))
+        assert [bool((output == 0).all()) for output in seen] == [dropped, dropped]
 
     def test_compacter_pp_has_no_adapter_at_the_attention(self) -> None:
         names = [name for name, _ in attached("compacter_pp").backbone.model.named_modules()]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from peft.tuners.adamss.layer import AdamssLayer
 from transformers import AutoModelForCausalLM
 
 from bench.errors import SettingsError
 from tests.families import CONFIGS, backbone, classifier, language_model
-from tests.methods.conftest import method_named
+from tests.methods.conftest import attached, method_named, settings_of
 
 BLOCKS_OF_BD_LORA = 4
 RANK = 4
@@ -46,3 +48,15 @@ def test_bd_lora_has_blocks_in_b_but_in_a_where_a_layer_reads_what_is_split(fami
         split_by_inputs = part.role in ("attention.output", "ffn.down")
         assert a.shape == (RANK, width_in // BLOCKS_OF_BD_LORA if split_by_inputs else width_in)
         assert b.shape == (width_out, RANK if split_by_inputs else RANK // BLOCKS_OF_BD_LORA)
+
+
+def test_adamss_goes_on_with_its_scores_where_the_layers_are() -> None:
+    method = attached("adamss", options=settings_of("adamss")["options"] | {"use_asa": True})
+    layers = [module for module in method.backbone.model.modules() if isinstance(module, AdamssLayer)]
+    state = method.state_dict()
+    state["scores"] = [[torch.ones(2), None] for _ in state["scores"]]
+    method.backbone.model.to("meta")
+    method.load_state_dict(state)
+    for layer in layers:
+        score, unknown = layer.exp_avg_ipt_A["default"]
+        assert (score.device.type, unknown) == ("meta", None)

@@ -79,6 +79,13 @@ class TestRouting:
         logits = torch.randn(5, 4).bfloat16()
         torch.testing.assert_close(route(logits, 2), route(logits.float(), 2), rtol=0, atol=0)
 
+    def test_routers_work_in_float32_where_the_model_is_autocast(self) -> None:
+        made = ExpertLinear(nn.Linear(8, 6), 4, 2, RANK, alpha=3.0, dropout=0.0, keeps_logits=True)
+        hidden = torch.randn(5, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            made(hidden)
+        torch.testing.assert_close(made.taken_logits(), hidden @ made.U.T, rtol=0, atol=0)
+
     def test_a_layer_with_fewer_experts_than_places_uses_all(self) -> None:
         assert layer(experts=2, top_k=3).top_k == 2
 

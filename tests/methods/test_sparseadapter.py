@@ -162,6 +162,16 @@ class TestScores:
         assert found.tolist() == [6, 3]
         assert weight.grad is None
 
+    def test_gradients_are_summed_where_the_first_batch_moves_the_weights_to(self) -> None:
+        weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+        def losses() -> Iterator[Tensor]:
+            weight.data = weight.data.double()  # as a model goes to its device
+            yield from (weight.sum() for _ in range(2))
+
+        (found,) = summed_gradients(losses(), [weight])
+        assert (found.dtype, found.tolist()) == (torch.float64, [2, 2])
+
     def test_synaptic_flow_by_hand(self) -> None:
         down, up = dense_pair(2, 2)
         adapter = Bottleneck(down, nn.ReLU(), up, scale=3.0)
