@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from tasks.sources import TRAIN_SPLIT, Source
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from tasks.batch import Batch
-    from tasks.sources import Source
-
-TRAIN_SPLIT = "train"
 
 Columns = Mapping[str, Any]
 """Values per example, in arrays or lists under the names that `predictions.parquet` gives them."""

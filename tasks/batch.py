@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ class ImageBatch(Batch):
         import torch
 
         moved = super().on(device).inputs
-        mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (self.mean, self.std))
+        mean, std = _per_channel(self.mean, device), _per_channel(self.std, device)
         pixels = moved["pixel_values"]
         if pixels.dtype == torch.uint8:
             pixels = (pixels.float() - mean) / std
@@ -83,3 +84,12 @@ class ImageBatch(Batch):
         times = -(-samples // self.samples)
         inputs = {n: t.repeat(times, *(1 for _ in t.shape[1:]))[:samples] for n, t in self.inputs.items()}
         return replace(self, inputs=inputs, samples=samples)
+
+
+@functools.cache
+def _per_channel(values: tuple[float, ...], device: Any) -> Tensor:
+    """Values for bytes, (channels, 1, 1), copied to a device once: a copy waits for what the device still has to do."""
+    import torch
+
+    with torch.inference_mode(False):  # training uses it as well
+        return torch.tensor(values, device=device)[:, None, None] * 255

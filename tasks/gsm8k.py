@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import TRAIN_SPLIT, Columns, Examples, Scores
+from tasks.base import Columns, Examples, Scores
 from tasks.examples import PromptedExamples, Tokens
 from tasks.metrics import gsm8k
 from tasks.prompted import PromptedTask, filled, rows
+from tasks.sources import TRAIN_SPLIT, Source
 from tasks.text import padding_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bench.generation import Completion
-    from tasks.sources import Source
 
 ANNOTATIONS = ("strip", "keep")
 COLUMNS = ("question", "answer")

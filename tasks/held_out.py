@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.errors import DataError
-from tasks.base import TRAIN_SPLIT
-from tasks.sources import Source
+from tasks.sources import TRAIN_SPLIT, Source
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import TRAIN_SPLIT, Columns, Examples, Scores
+from tasks.base import Columns, Examples, Scores
 from tasks.examples import ContinuationExamples, Tokens
 from tasks.prompted import PromptedTask, Row, filled, rows
+from tasks.sources import TRAIN_SPLIT, Source
 from tasks.text import padding_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
-
-    from tasks.sources import Source
 
 HEADLINES = ("accuracy", "accuracy_normalised")
 

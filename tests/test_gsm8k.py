@@ -16,8 +16,9 @@ from bench.errors import DataError, SettingsError
 from bench.generation import Completion
 from bench.settings import DataSettings
 from tasks.examples import IGNORED_LABEL
+from tasks.locating import resolve
 from tasks.prompted import rows
-from tasks.sources import Source, resolve
+from tasks.sources import Source
 from tests.conftest import task_named
 
 ROWS = [

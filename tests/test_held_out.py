@@ -11,7 +11,8 @@ import pytest
 
 from bench.errors import DataError
 from tasks.held_out import HeldOutSource, held_out_rows
-from tasks.sources import SAMPLES, Source
+from tasks.locating import SAMPLES
+from tasks.sources import Source
 from tests.conftest import task_named
 
 

@@ -18,7 +18,8 @@ from bench.errors import DataError, SettingsError
 from bench.settings import DataSettings
 from tasks import images
 from tasks.images import ImageFormat, ImageTask
-from tasks.sources import Source, resolve
+from tasks.locating import resolve
+from tasks.sources import Source
 from tasks.tfds_order import CUTS
 from tasks.vtab import VtabTask
 from tests.conftest import CONFIGURATION, task_named

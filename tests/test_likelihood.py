@@ -18,7 +18,8 @@ from bench.backbone import Backbone
 from bench.errors import DataError, SettingsError
 from bench.settings import DataSettings
 from tasks.examples import IGNORED_LABEL, ContinuationExamples
-from tasks.sources import Source, resolve
+from tasks.locating import resolve
+from tasks.sources import Source
 from tests.conftest import task_named
 from tests.families import language_model
 from tests.methods.conftest import method_named

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from bench.errors import DataError
 from bench.settings import DataSettings
 from bench.span_pair import SpanPairHead
-from tasks.sources import Source, resolve
+from tasks.locating import resolve
+from tasks.sources import Source
 from tasks.superglue import word_span
 from tests.conftest import task_named
 from tests.superglue_files import OFFICIAL, in_official_schema, squeezed

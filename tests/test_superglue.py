@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 
 from bench.errors import DataError
 from bench.settings import DataSettings
-from tasks.sources import SAMPLES, Source, resolve
+from tasks.locating import SAMPLES, resolve
+from tasks.sources import Source
 from tests.conftest import task_named
 from tests.superglue_files import DIAGNOSTICS, OFFICIAL, PARAGRAPH, in_official_schema, squeezed, written
 

@@ -19,7 +19,8 @@ from bench.planning import build
 from bench.settings import DataSettings
 from tasks.examples import TextExamples, Tokens
 from tasks.glue import GlueTask
-from tasks.sources import SAMPLES, Source, resolve
+from tasks.locating import SAMPLES, resolve
+from tasks.sources import Source
 from tests.conftest import CONFIGURATION
 
 # The benchmark's own table: rows of train and of each reported split on the hub.
