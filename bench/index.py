@@ -10,9 +10,11 @@ found by the next.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -56,6 +58,8 @@ def _schema() -> pa.Schema:
 
 SCHEMA = _schema()
 FILE_SCHEMA = pa.schema([SCHEMA.field(name) for name in ("folder", "size", "modified_ns", "unreadable")])
+OF_RUNS = ["folder", *COLUMNS]
+AS_WRITTEN = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
 INTEGERS = [name for name in COLUMNS if SCHEMA.field(name).type == pa.int64()]
 
 
@@ -72,34 +76,50 @@ class Index:
     @classmethod
     def refreshed(cls, results: Path) -> Index:
         """The index as of now; it is written down if it changed and the folder can be written."""
-        stored = _stored(results / INDEX_FILE)
-        table = _up_to_date(stored, str(Store(results).root))
+        root = str(Store(results).root)
+        with ThreadPoolExecutor(1) as reader:
+            reading = reader.submit(_stored, results / INDEX_FILE)
+            files = _record_files(root)
+        stored = reading.result()
+        table = _up_to_date(stored, root, files)
         if table is not stored:
             with contextlib.suppress(OSError), replacing(results / INDEX_FILE) as temporary:
-                pq.write_table(table, temporary, use_dictionary=False, write_page_checksum=True)
+                pq.write_table(table, temporary, **AS_WRITTEN)
         return cls(results, table)
 
     @property
     def runs(self) -> pd.DataFrame:
         """Complete records but those of trials, with the columns that the boards use, in the order of their folders."""
-        return self._complete(held_out=False)
+        return self._runs.select(OF_RUNS).to_pandas()
 
     @property
     def trials(self) -> pd.DataFrame:
         """Complete records of trials, likewise."""
-        return self._complete(held_out=True)
-
-    def _complete(self, held_out: bool) -> pd.DataFrame:
-        return self._counted(held_out).select(["folder", *COLUMNS]).to_pandas()
-
-    def _counted(self, held_out: bool) -> pa.Table:
-        wanted = pc.and_(pc.equal(self.table["status"], "complete"), pc.equal(self.table["held_out"], held_out))
-        return self.table.filter(wanted)
+        return self._complete(held_out=True).select(OF_RUNS).to_pandas()
 
     @property
     def files(self) -> pd.DataFrame:
         """The record files of `runs`, in their order: group, folder, size and time of change in nanoseconds."""
-        return self._counted(held_out=False).select(["group", "folder", "size", "modified_ns"]).to_pandas()
+        return self._runs.select(["group", "folder", "size", "modified_ns"]).to_pandas()
+
+    def runs_of(self, group: str) -> pd.DataFrame:
+        """The runs of one group, likewise."""
+        return self._runs.filter(pc.equal(self._runs["group"], group)).select(OF_RUNS).to_pandas()
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """The first of the runs of each group, in the order of the groups' names."""
+        of_runs = self._runs["group"]
+        first = pc.index_in(pc.unique(of_runs).sort(), of_runs)
+        return self._runs.take(first).select(OF_RUNS).to_pandas()
+
+    @functools.cached_property
+    def _runs(self) -> pa.Table:
+        return self._complete(held_out=False)
+
+    def _complete(self, held_out: bool) -> pa.Table:
+        wanted = pc.and_(pc.equal(self.table["status"], "complete"), pc.equal(self.table["held_out"], held_out))
+        return self.table.filter(wanted)
 
     @property
     def statuses(self) -> dict[str, str]:
@@ -139,11 +159,9 @@ def _stored(file: Path) -> pa.Table:
     return SCHEMA.empty_table()
 
 
-def _up_to_date(stored: pa.Table, root: str) -> pa.Table:
+def _up_to_date(stored: pa.Table, root: str, files: Sequence[RecordFile]) -> pa.Table:
     """One row per record file as it is now; the same table where nothing changed."""
-    files: list[RecordFile] = []
-    _look_for_records(root, "", files)
-    found = pa.table([list(column) for column in zip(*files, strict=True)] or [[]] * 4, schema=FILE_SCHEMA)
+    found = pa.table([[file[place] for file in files] for place in range(len(FILE_SCHEMA))], schema=FILE_SCHEMA)
     places = pc.index_in(found["folder"], stored["folder"])
     known = stored.select(["size", "modified_ns"]).take(places)
     same = pc.and_(*(pc.equal(found[name], known[name]) for name in known.column_names)).fill_null(False)
@@ -166,8 +184,15 @@ def _up_to_date(stored: pa.Table, root: str) -> pa.Table:
     return pa.concat_tables([*tables, _table(new)]).take(order).combine_chunks()
 
 
+def _record_files(root: str) -> list[RecordFile]:
+    """Those below `root`, in the order of their folders' names, level by level."""
+    found: list[RecordFile] = []
+    _look_for_records(root, "", found)
+    return found
+
+
 def _look_for_records(root: str, parent: str, found: list[RecordFile]) -> None:
-    """Add the record files below `parent`, in the order of their folders' names, level by level.
+    """Add the record files below `parent`.
 
     A folder whose name begins with `.` or holds `~` is work in progress or set aside. Nothing is looked for inside a
     folder that has a record.

@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +43,7 @@ class Part:
     """What the boards of one group say, by the name of their file, and the folder that they are kept in."""
 
     texts: Mapping[str, str]
-    sources: Sources
+    sources: Callable[[], Sources]
     folder: Path
 
     @property
@@ -52,15 +52,15 @@ class Part:
         try:
             return Boards(*(_read(self.folder / table.name) for table in fields(Boards)))
         except UNREADABLE:
-            return Boards.of(self.sources)
+            return Boards.of(self.sources())
 
     @classmethod
-    def of(cls, sources: Sources, folder: Path) -> Part:
+    def of(cls, sources: Callable[[], Sources], folder: Path) -> Part:
         """The part that is kept in a folder; computed and written down if it is not there or cannot be read."""
         try:
             return cls(dict(_read(folder / TEXTS).itertuples(index=False)), sources, folder)
         except UNREADABLE:
-            boards = Boards.of(sources)
+            boards = Boards.of(sources())
             tables = {f"{name}.csv": as_csv(table) for name, table in boards.tables.items() if len(table)}
             texts = tables | documents(boards.rows)
             with contextlib.suppress(OSError):
@@ -71,17 +71,21 @@ class Part:
 
 def parts(results: Path, index: Index) -> dict[str, Part]:
     """The boards of each group of complete runs, by its name, in the order of the names."""
-    nothing, root = index.trials.head(0), Store(results).root
     folders = {group: results / FOLDER / f"{group}-{digest}" for group, digest in _digests(index.files).items()}
-    groups = {str(group): Sources(runs, nothing, root) for group, runs in index.runs.groupby("group", sort=True)}
-    found = {group: Part.of(sources, folders[group]) for group, sources in groups.items()}
+    found = {group: Part.of(functools.partial(_sources, index, group), folder) for group, folder in folders.items()}
     _clear(results / FOLDER, {folder.name for folder in folders.values()})
     return found
 
 
+def _sources(index: Index, group: str) -> Sources:
+    """The runs of a group; its boards are made without the trials."""
+    runs = index.runs_of(group)
+    return Sources(runs, runs.head(0), Store(index.results).root)
+
+
 def _digests(files: pd.DataFrame) -> dict[str, str]:
-    """Of each group a hash of its records and of the code."""
-    hashes = pd.util.hash_pandas_object(files, index=False).groupby(files["group"])
+    """Of each group, in the order of the names, a hash of its records and of the code."""
+    hashes = pd.util.hash_pandas_object(files, index=False).groupby(files["group"], sort=True)
     return {
         str(group): hashlib.sha256(_code() + of_group.to_numpy().tobytes()).hexdigest()[:16]
         for group, of_group in hashes
