@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import os
@@ -81,7 +82,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from tasks.sources import SAMPLES
+    from tasks.locating import SAMPLES
 
     table = pq.read_table(SAMPLES / "allenai/ai2_arc/ARC-Easy/train-00000-of-00001.parquet")
     tokenizer = Tokenizer(models.BPE())
@@ -108,20 +109,24 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised BERT with 2 layers of width 64 and a word-level vocabulary, as a local checkpoint."""
+    """A randomly initialised BERT with 2 layers of width 64 and the most frequent words as its vocabulary, as a local checkpoint."""
     import pyarrow.parquet as pq
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-    from tasks.sources import SAMPLES
+    from tasks.locating import SAMPLES
 
     texts = pq.read_table(SAMPLES / "nyu-mll/glue/sst2/train-00000-of-00001.parquet").column("sentence").to_pylist()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    letters = sorted(set("".join(texts).lower()) - {" "})
+    words = collections.Counter(" ".join(texts).lower().split())
+    tokens = special + letters + ["##" + letter for letter in letters]
+    tokens += [word for word, _ in words.most_common() if len(word) > 1][: 500 - len(tokens)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}  # a trainer breaks ties differently every time
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=500, special_tokens=special))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -132,7 +137,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=500,
+        vocab_size=len(vocabulary),
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -246,14 +246,14 @@ def test_the_rise_is_that_of_the_changed_backbone_under_the_pretrained_head(
     torch.manual_seed(SEED)
     with torch.no_grad():
         for parameter in changed.anatomy.backbone.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(torch.randn_like(parameter))
     projection = model.get_output_embeddings()
     projection.weight = torch.nn.Parameter(projection.weight.detach().clone())  # no longer tied to the embeddings
     take_apart(model)
     model.base_model.load_state_dict(changed.anatomy.backbone.state_dict(), strict=False)
     rise = drift(changed, settings).language_loss_rise
     assert rise == pytest.approx(loss_of(model, settings) - before, abs=1e-5)
-    assert abs(rise) > 1e-3
+    assert rise > 1e-3  # far more than the tolerance: weights of unit size make any text less likely
 
 
 def language_model(settings: ModelSettings) -> Any:
