@@ -21,6 +21,8 @@ from bench.signals import Stopped
 from bench.store import RECORD_FILE
 from bench.team import ALONE, Team
 
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
 
 def traceback_file(folder: Path, team: Team = ALONE) -> Path:
     """Where a failed run's process leaves its traceback."""
@@ -92,14 +94,14 @@ def _status(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host had no memory left. PyTorch's CPU allocator says so in words only."""
+    """Whether device or host had no memory left. PyTorch's CPU allocator and CUDA's libraries say so in words only."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
 def closed(record: RunRecord, folder: Path) -> None:
     """Write the ended run's record and the settings it ran with."""
-    with contextlib.suppress(ImportError, RuntimeError):
+    with contextlib.suppress(ImportError, RuntimeError, AssertionError):  # torch without CUDA asserts
         record.hardware = provenance.machine(record.device)
     record.hostname = provenance.hostname()
     record.finished_at = provenance.now()

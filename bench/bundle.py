@@ -61,6 +61,11 @@ def pack(run_folders: Iterable[Path], bundle: Path) -> int:
     return len(folders)
 
 
+def run_ids(bundle: Path) -> list[str]:
+    """Ids of the runs of a bundle; none where there is no bundle. Raises DataError for one that is damaged."""
+    return _read(bundle / RECORDS_FILE, RECORDS)["run_id"].to_pylist() if is_bundle(bundle) else []
+
+
 def unpack(bundle: Path, results: Path) -> int:
     """Write the runs of a bundle as run folders; those that are there stay as they are. Returns how many are new.
 
@@ -145,4 +150,8 @@ def _compact(folder: Path) -> pa.Table:
 
 
 def _is_number(table: pa.Table, column: str) -> bool:
-    return column in table.column_names and not pa.types.is_string(table[column].type)
+    """Whether the table has the column and it holds numbers or truth values; labels of GSM8K are text."""
+    if column not in table.column_names:
+        return False
+    kind = table[column].type
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from bench.measure import probe
 from bench.shards import is_split
+from bench.without_trace import without_trace
 from methods.base import trainable
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _leaves_some_idle(method: Method, accelerator: Accelerator, example: Batch) 
     if not method.uses_every_parameter:
         return True
     model = method.backbone.model.to(accelerator.device)
-    with probe.without_trace(model):
+    with without_trace(model):
         model.train()
         method.before_step(0)
         with accelerator.autocast():

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bench import recipe, signals
+from bench.context import Terms
 from bench.launch import launched
 from bench.planning import Plan
-from bench.recipe import Terms
 from bench.record import RunRecord
 from bench.team import ALONE
 from bench.workspace import ClaimLost, Held, Workspace, claimed

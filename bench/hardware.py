@@ -11,6 +11,7 @@ import functools
 import os
 import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def _elsewhere(settings: HardwareSettings) -> Hardware:
 
 
 def in_job() -> bool:
-    """Whether this process belongs to a job that `bench/cluster.py` submitted."""
+    """Whether this process belongs to a job that `bench/cluster` submitted."""
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
@@ -81,7 +82,9 @@ def cuda_devices() -> int:
 
 @functools.cache
 def _cuda_driver() -> ctypes.CDLL | None:
-    """NVIDIA's driver, ready for questions; None where there is none."""
+    """NVIDIA's driver, ready for questions; None where there is none, or a build of PyTorch without CUDA."""
+    if version("torch").endswith("+cpu"):
+        return None
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 
 from bench import signals
 from bench.bookkeeping import closed, opened, traceback_file
+from bench.cluster.node import master_address, master_port, node_rank
+from bench.context import Terms
 from bench.errors import SettingsError
 from bench.files import write_json
 from bench.hardware import usable_cores
-from bench.recipe import Terms
 from bench.record import RunRecord
 from bench.schema import read
 from bench.signals import Stopped
@@ -114,14 +115,12 @@ class _Group:
                 "too_large": list(terms.too_large),
             },
         )
-        from bench import cluster
-
-        first = cluster.node_rank() * hardware.processes
+        first = node_rank() * hardware.processes
         shared = {
             "WORLD_SIZE": str(hardware.processes * hardware.machines),
             "LOCAL_WORLD_SIZE": str(hardware.processes),
-            "MASTER_ADDR": cluster.master_address(),
-            "MASTER_PORT": str(cluster.master_port() or _free_port()),
+            "MASTER_ADDR": master_address(),
+            "MASTER_PORT": str(master_port() or _free_port()),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // hardware.processes))),
         }
         self.ranks = range(first, first + hardware.processes)

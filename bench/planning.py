@@ -19,7 +19,8 @@ from bench.record import RunRecord
 from bench.settings import RunSettings
 from bench.store import Store
 from tasks.base import Task
-from tasks.sources import Source, resolve
+from tasks.locating import resolve
+from tasks.sources import Source
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def generator(seed: int, stream: str) -> np.random.Generator:
 
 
 def random_state() -> dict[str, Any]:
-    """The states of random, numpy and torch (all devices) as tensors and plain values."""
+    """The states of random, numpy and torch (the CPU and this process's GPU) as tensors and plain values."""
     import torch
 
     kind, keys, *rest = np.random.get_state()
@@ -43,7 +43,7 @@ def random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
@@ -55,5 +55,5 @@ def set_random_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])

@@ -6,14 +6,14 @@ import contextlib
 import functools
 import gc
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import backbone
 from bench.bookkeeping import closed, note_failure, opened, traceback_file
-from bench.checkpoint import Checkpoints
+from bench.context import Run, Terms
 from bench.errors import SettingsError, UserError
 from bench.kinds import KINDS
 from bench.measure import memory_causes, parameters
@@ -23,14 +23,12 @@ from bench.planning import Plan, build
 from bench.randomness import seed_everything, stream_seed
 from bench.record import RunRecord
 from bench.resumable import HISTORY_FILE, ResumableTraining, checkpoints_of, earlier_work
-from bench.signals import Stopped, StopRequest
-from bench.team import Team
+from bench.signals import Stopped
 from bench.tracker import NoTracker, Tracker, tracker
 from bench.workspace import ClaimLost
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from rich.console import Console
 
     from bench.evaluation import Evaluation
     from bench.settings import ModelSettings
@@ -41,44 +39,6 @@ if TYPE_CHECKING:
 
 ADAPTER_FOLDER, PREDICTIONS_FILE = "adapter", "predictions.parquet"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "evaluate", "pandas", "tasks.metrics.glue")
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Under which terms a plan is tried: where it writes, with whom, and in passes of what size."""
-
-    folder: Path
-    console: Console
-    stop: StopRequest
-    team: Team
-    micro_batch_size: int | None
-    """Examples of a forward pass in one process; None is its whole share of the batch."""
-    too_large: tuple[int, ...] = ()
-    """Sizes that did not fit in memory."""
-    check_claim: Callable[[], None] = lambda: None
-    """Raises ClaimLost where another process may be at work on the run."""
-
-
-@dataclass
-class Run:
-    """What the steps of the recipe share."""
-
-    plan: Plan
-    terms: Terms
-    method: Method
-    record: RunRecord
-    phases: Phases
-    meters: Meters
-    checkpoints: Checkpoints
-    follower: Tracker
-
-    @contextlib.contextmanager
-    def phase(self, name: str, at_once: bool = False) -> Iterator[None]:
-        """A phase, unless the run was asked to stop; one that changes nothing can be left at once. Raises Stopped."""
-        stop = self.terms.stop
-        stop.check()
-        with self.phases(name), stop.at_once() if at_once else contextlib.nullcontext():
-            yield
 
 
 def attempt(plan: Plan, terms: Terms) -> RunRecord:

@@ -23,8 +23,8 @@ from bench.signals import Stopped
 from bench.team import different
 
 if TYPE_CHECKING:
+    from bench.context import Run
     from bench.planning import Plan
-    from bench.recipe import Run
     from bench.training import LogPoint, TrainingLoop
 
 HISTORY_FILE = "history.jsonl"

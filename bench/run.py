@@ -22,20 +22,17 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from bench import settings, status, sweep, validation, workspace
-from bench.errors import SettingsError, UserError, one_line
+from bench import settings, status, sweep, validation
+from bench.console import FULL_ERROR, new_console, refuse
+from bench.errors import SettingsError, UserError
+from bench.in_process import carry_out, carry_out_all
 from bench.planning import Names, Plan, plan
-from bench.record import RunRecord
 from bench.signals import Stopped
-from bench.summary import table
 from bench.sweep import Sweep
-from bench.workspace import ClaimLost, Held
 
 CONFIGURATION = "../conf"
-FULL_ERROR = "HYDRA_FULL_ERROR"
-WANTS_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 MULTIRUN = ("-m", "--multirun")
-FAILED, REFUSED, SIGNALLED = 1, 2, 128
+SIGNALLED = 128
 
 
 def main() -> int:
@@ -57,11 +54,6 @@ def main() -> int:
         return SIGNALLED + stop.number
     except KeyboardInterrupt:
         return SIGNALLED + signal.SIGINT
-
-
-def new_console() -> Console:
-    """Where runs show what they do."""
-    return Console(soft_wrap=True, highlight=False)
 
 
 def run_single(arguments: Sequence[str], console: Console) -> int:
@@ -124,90 +116,13 @@ def _run_planned(todo: Sweep, console: Console) -> int:
     return carry_out_all(todo.plans, console)
 
 
-def carry_out_all(plans: Sequence[Plan], console: Console) -> int:
-    """Runs one after another; those that another process is at work on come last, when it has ended."""
-    codes, held = [], []
-    for todo in plans:
-        if todo.finished is not None:
-            workspace.tidy(todo.folder)
-            continue
-        try:
-            codes.append(carry_out(todo, console, wait=False))
-        except Held as error:
-            console.print(f"{todo.name}: {error}; comes last")
-            held.append(todo)
-        except UserError as error:
-            codes.append(refuse(error))
-    codes += [carry_out(todo, console, wait=True) for todo in held]
-    return max(codes, default=0)
-
-
-def carry_out(todo: Plan, console: Console, wait: bool) -> int:
-    """Show the finished run, or do it now; returns the exit code.
-
-    Raises UserError, Stopped, and Held where another process is at work on the run, unless told to `wait` for it.
-    """
-    if todo.finished is not None:
-        console.print("This run is already finished (rerun=true repeats it).")
-        report(todo.finished, todo.folder, console)
-        return 0
-    from bench.experiment import execute
-
-    console.print(f"{todo.names.method} on {todo.names.task}: data {todo.source.kind} ({todo.source.reason})")
-    try:
-        record = execute(todo, console, wait)
-    except Stopped as stop:
-        console.print(f"{stop}; the same command goes on from where it came")
-        raise
-    except (OSError, ClaimLost) as error:
-        console.print(f"{todo.name} could not be recorded: {one_line(error)}")
-        return FAILED
-    report(record, todo.folder, console)
-    return 0 if record.status == "complete" else FAILED
-
-
 def submit(plans: Sequence[Plan], console: Console, name: str) -> int:
     """Hand runs to SLURM and wait for them; returns the exit code."""
-    from bench import cluster
+    from bench.cluster.submission import run_all
 
     if not plans:
         return 0
-    return cluster.run_all(plans, console, Path(plans[0].settings.results.dir) / sweep.FOLDER / name)
-
-
-def run_in_job(arguments: Sequence[str]) -> int:
-    """One run inside a cluster's job, from its overrides; returns the exit code. Raises Stopped."""
-    from bench import cluster
-    from bench.launch import joined
-
-    settings.register()
-    console = new_console()
-    try:
-        todo = sweep.planned(arguments)
-        for _, error in todo.refused:
-            return refuse(error)
-        (only,) = todo.plans
-        if cluster.node_rank() > 0:
-            return joined(only, console)
-        return carry_out(only, console, wait=False)
-    except Held as error:
-        console.print(str(error))
-        return 0
-    except UserError as error:
-        return refuse(error)
-
-
-def report(record: RunRecord, folder: Path, console: Console) -> None:
-    """Print the run's table."""
-    console.print(table(record, folder))
-
-
-def refuse(error: UserError) -> int:
-    """Print one sentence and give its exit code; the whole traceback on request."""
-    if WANTS_TRACEBACK:
-        raise error
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    return error.exit_code
+    return run_all(plans, console, Path(plans[0].settings.results.dir) / sweep.FOLDER / name)
 
 
 if __name__ == "__main__":

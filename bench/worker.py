@@ -21,6 +21,7 @@ from rich.console import Console
 
 from bench import recipe, signals
 from bench.bookkeeping import traceback_file
+from bench.context import Terms
 from bench.errors import UserError, one_line
 from bench.files import write_json
 from bench.launch import REFUSED, STOPPED, Failure, error_file
@@ -53,6 +54,7 @@ def main() -> int:
         write_json(said, asdict(Failure(team.rank, "failed", reason, traceback.format_exc(), time.time())))
         return FAILED
     if record.status == "complete":
+        _leave()
         return 0
     trace = traceback_file(Path(assignment["folder"]), team).read_text()
     reason = f"process {team.rank}: {record.error}"
@@ -71,7 +73,7 @@ def _work(assignment: dict[str, Any], team: Team) -> RunRecord:
 
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with signals.listening() as stop:
-        terms = recipe.Terms(
+        terms = Terms(
             Path(assignment["folder"]),
             Console(soft_wrap=True, highlight=False, quiet=not team.is_first),
             stop,
@@ -80,6 +82,14 @@ def _work(assignment: dict[str, Any], team: Team) -> RunRecord:
             tuple(assignment["too_large"]),
         )
         return recipe.attempt(todo, terms)
+
+
+def _leave() -> None:
+    """Leave the process group, as NCCL asks for; only where no process has failed, or this one would wait."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

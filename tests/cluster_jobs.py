@@ -12,7 +12,8 @@ from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
-from bench import cluster
+from bench.cluster import node
+from bench.cluster.job import queue_again
 from bench.signals import Stopped, listening
 
 
@@ -26,10 +27,10 @@ class Note:
     def __call__(self) -> None:
         started_at = time.time()
         time.sleep(self.seconds)
-        place = {"rank": cluster.node_rank(), "nodes": cluster.node_count()}
-        place |= {"address": cluster.master_address(), "port": cluster.master_port()}
+        place = {"rank": node.node_rank(), "nodes": node.node_count()}
+        place |= {"address": node.master_address(), "port": node.master_port()}
         place |= {"started_at": started_at, "ended_at": time.time()}
-        (Path(self.folder) / f"{os.environ['SLURM_JOB_ID']}-{cluster.node_rank()}.json").write_text(json.dumps(place))
+        (Path(self.folder) / f"{os.environ['SLURM_JOB_ID']}-{node.node_rank()}.json").write_text(json.dumps(place))
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ class Count:
                 for step in range(len(self._done()), self.steps):
                     time.sleep(0.1)
                     request.check()
-                    if cluster.node_rank() == 0:
+                    if node.node_rank() == 0:
                         with Path(self.file).open("a") as file:
                             file.write(f"{step} {os.environ.get('SLURM_RESTART_COUNT', 0)}\n")
-                    if self.failing_node == cluster.node_rank() and step > 5:
+                    if self.failing_node == node.node_rank() and step > 5:
                         raise ValueError("one node fails")
         except Stopped as stop:
-            cluster.queue_again(stop)
+            queue_again(stop)
 
     def checkpoint(self) -> DelayedSubmission:
         return DelayedSubmission(self)

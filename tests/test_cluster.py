@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import cluster
-from bench.cluster import Outcome, RunJob
+from bench.cluster import node, submission, watching
+from bench.cluster.job import RunJob
+from bench.cluster.watching import Outcome
 from bench.errors import SettingsError
 from bench.settings import HardwareSettings, SlurmSettings
 from tests.cluster_jobs import Count, Ignore, Note, Raise, Vanish
@@ -28,8 +29,8 @@ SILENT = Console(quiet=True)
 def _on_the_cluster(slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cluster, "POLL_SECONDS", (0.5, 1.0))
-    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", {"COMPLETED": 10.0, "FAILED": 2.0, None: 300.0})
+    monkeypatch.setattr(watching, "POLL_SECONDS", (0.5, 1.0))
+    monkeypatch.setattr(watching, "PATIENCE_SECONDS", {"COMPLETED": 10.0, "FAILED": 2.0, None: 300.0})
 
 
 def hardware(machines: int = 1, **slurm: Any) -> HardwareSettings:
@@ -40,7 +41,7 @@ def hardware(machines: int = 1, **slurm: Any) -> HardwareSettings:
 
 
 def carried_out(jobs: Sequence[Callable[[], None]], folder: Path, wanted: HardwareSettings) -> list[Outcome]:
-    return cluster.watch(cluster.submit(jobs, wanted, folder / "slurm"), SILENT)
+    return watching.watch(submission.submit(jobs, wanted, folder / "slurm"), SILENT)
 
 
 def command(*words: str) -> str:
@@ -90,7 +91,7 @@ def test_the_nodes_of_a_job_know_each_other(tmp_path: Path) -> None:
     first, second = (json.loads(file.read_text()) for file in sorted(tmp_path.glob("*.json")))
     assert [(place["rank"], place["nodes"]) for place in (first, second)] == [(0, 2), (1, 2)]
     assert first["address"] == second["address"] == "127.0.0.2"
-    assert first["port"] == second["port"] == cluster.MASTER_PORTS[int(outcome.job_id)]
+    assert first["port"] == second["port"] == node.MASTER_PORTS[int(outcome.job_id)]
 
 
 def test_a_node_that_fails_ends_the_others(tmp_path: Path) -> None:
@@ -109,10 +110,10 @@ def test_a_cancelled_job_ends_and_does_not_come_back(
     if not accounting:
         monkeypatch.setenv("PATH", os.environ["PATH"].partition(os.pathsep)[2])
         assert subprocess.run(["sacct"], capture_output=True).returncode != 0
-    (job,) = cluster.submit([Count(str(tmp_path / "steps"), 6000)], hardware(), tmp_path / "slurm")
+    (job,) = submission.submit([Count(str(tmp_path / "steps"), 6000)], hardware(), tmp_path / "slurm")
     assert wait_until((tmp_path / "steps").exists, 30)
     command("scancel", job.job_id)
-    (outcome,) = cluster.watch([job], SILENT)
+    (outcome,) = watching.watch([job], SILENT)
     assert outcome.state == "CANCELLED"
     assert "CANCELLED" in outcome.error
     assert facts(job.job_id)["Restarts"] == "0"
@@ -121,10 +122,10 @@ def test_a_cancelled_job_ends_and_does_not_come_back(
 @pytest.mark.parametrize("asking", [["scancel", "--signal=USR1"], ["scontrol", "requeue"]], ids=" ".join)
 def test_a_job_that_is_asked_to_stop_goes_on_where_it_was(asking: list[str], tmp_path: Path) -> None:
     file = tmp_path / "steps"
-    (job,) = cluster.submit([Count(str(file), 30)], hardware(), tmp_path / "slurm")
+    (job,) = submission.submit([Count(str(file), 30)], hardware(), tmp_path / "slurm")
     assert wait_until(file.exists, 30)
     command(*asking, job.job_id)
-    (outcome,) = cluster.watch([job], SILENT)
+    (outcome,) = watching.watch([job], SILENT)
     assert (outcome.state, outcome.error) == ("COMPLETED", None)
     done = restarts_by_step(file)
     assert [step for step, _ in done] == list(range(30))
@@ -133,24 +134,24 @@ def test_a_job_that_is_asked_to_stop_goes_on_where_it_was(asking: list[str], tmp
 
 def test_a_preempted_job_on_two_nodes_makes_room_and_goes_on_where_it_was(tmp_path: Path) -> None:
     file = tmp_path / "steps"
-    low = cluster.submit(
+    low = submission.submit(
         [Count(str(file), 40)], hardware(machines=2, cpus_per_task=4, partition="low"), tmp_path / "low"
     )
     assert wait_until(file.exists, 30)
     (urgent,) = carried_out([Note(str(tmp_path))], tmp_path, hardware(partition="debug"))
     assert urgent.state == "COMPLETED"
     assert file.read_text().count("\n") < 40
-    (outcome,) = cluster.watch(low, SILENT)
+    (outcome,) = watching.watch(low, SILENT)
     assert (outcome.state, outcome.error) == ("COMPLETED", None)
     assert [step for step, _ in restarts_by_step(file)] == list(range(40))
     assert facts(outcome.job_id)["Restarts"] == "1"
 
 
 def test_a_job_that_may_not_be_queued_again_fails_when_it_is_stopped(tmp_path: Path) -> None:
-    (job,) = cluster.submit([Count(str(tmp_path / "steps"), 6000)], hardware(requeue=False), tmp_path / "slurm")
+    (job,) = submission.submit([Count(str(tmp_path / "steps"), 6000)], hardware(requeue=False), tmp_path / "slurm")
     assert wait_until((tmp_path / "steps").exists, 30)
     command("scancel", "--signal=USR1", job.job_id)
-    (outcome,) = cluster.watch([job], SILENT)
+    (outcome,) = watching.watch([job], SILENT)
     assert outcome.state == accounted(job.job_id) == "FAILED"
     assert outcome.error.strip().endswith("stopped by SIGUSR1; submit the same command again to go on")
 
@@ -169,7 +170,7 @@ def test_at_its_time_limit_a_job_is_queued_again_and_one_that_does_not_listen_is
 
 def test_a_refused_submission_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SettingsError) as refusal:
-        cluster.submit([Note("")] * 2, hardware(partition="nowhere"), tmp_path)
+        submission.submit([Note("")] * 2, hardware(partition="nowhere"), tmp_path)
     assert str(refusal.value) == (
         "SLURM refuses the jobs of hardware=slurm/test: invalid partition specified: nowhere."
     )
@@ -182,11 +183,11 @@ def test_after_ctrl_c_the_jobs_go_on_and_the_user_knows_how_to_end_them(
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
-    (job,) = cluster.submit([Count(str(tmp_path / "steps"), 6000)], hardware(), tmp_path / "slurm")
+    (job,) = submission.submit([Count(str(tmp_path / "steps"), 6000)], hardware(), tmp_path / "slurm")
     shown = io.StringIO()
-    monkeypatch.setattr(cluster.time, "sleep", interrupt)
+    monkeypatch.setattr(watching.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cluster.watch([job], Console(file=shown, width=200))
+        watching.watch([job], Console(file=shown, width=200))
     assert f"`squeue --jobs={job.job_id}` shows them, `scancel {job.job_id}` ends them" in shown.getvalue()
     assert facts(job.job_id)["JobState"] in ("PENDING", "RUNNING")
     command("scancel", job.job_id)

@@ -11,9 +11,10 @@ import hydra
 import pytest
 from rich.console import Console
 
-from bench import cluster, sweep
 from bench import hardware as resolution
 from bench import settings as schema
+from bench import sweep
+from bench.cluster import node, slurm, submission, watching
 from bench.errors import SettingsError
 from bench.hardware import Hardware
 from bench.settings import HardwareSettings, RunSettings, SlurmSettings
@@ -130,7 +131,7 @@ def test_settings_become_options_of_sbatch(tmp_path: Path) -> None:
         setup=["module load cuda"],
     )
     wanted = HardwareSettings("x", "cuda", "bf16", processes=8, machines=2, slurm=slurm)
-    lines = _make_sbatch_string("python", tmp_path, **cluster.parameters(wanted)).splitlines()
+    lines = _make_sbatch_string("python", tmp_path, **submission.parameters(wanted)).splitlines()
     expected = "account=us partition=gpu mem=512M time=90 signal=USR2@60 gres=gpu:8 nodes=2 ntasks-per-node=1"
     expected += " cpus-per-task=4 no-requeue exclusive mail-user=me@here"
     assert {f"#SBATCH --{option}" for option in expected.split()} <= set(lines)
@@ -144,16 +145,16 @@ def test_jobs_that_the_controller_has_forgotten_are_found_in_the_accounts(
 ) -> None:
     accounts = "printf '7_0|CANCELLED by 1000\\n7_1|OUT_OF_MEMORY\\n7_1.batch|FAILED\\n8_0|FAILED\\n'"
     use_scripts(tmp_path, monkeypatch, squeue="exit 1", sacct=accounts)
-    assert cluster.states(["7_0", "7_1", "7_2"]) == {"7_0": "CANCELLED", "7_1": "OUT_OF_MEMORY"}
+    assert slurm.states(["7_0", "7_1", "7_2"]) == {"7_0": "CANCELLED", "7_1": "OUT_OF_MEMORY"}
 
 
 def test_a_job_that_nobody_knows_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from submitit.slurm.slurm import SlurmJob
 
     use_scripts(tmp_path, monkeypatch, squeue="exit 1", sacct="exit 1")
-    monkeypatch.setattr(cluster, "POLL_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", {None: 0.1})
-    (outcome,) = cluster.watch([SlurmJob(tmp_path, "7")], Console(quiet=True))
+    monkeypatch.setattr(watching, "POLL_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(watching, "PATIENCE_SECONDS", {None: 0.1})
+    (outcome,) = watching.watch([SlurmJob(tmp_path, "7")], Console(quiet=True))
     assert (outcome.state, outcome.index, outcome.job_id) == ("UNKNOWN", 0, "7")
     assert outcome.error.startswith("SLURM does not know job 7 any more, without a result")
 
@@ -173,14 +174,14 @@ def test_where_the_processes_of_a_job_meet(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert (cluster.node_rank(), cluster.master_address(), cluster.master_port()) == (0, address, port)
+    assert (node.node_rank(), node.master_address(), node.master_port()) == (0, address, port)
 
 
 def test_what_is_missing_for_slurm_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = HardwareSettings("slurm/cpu", "cpu", "fp32", slurm=SlurmSettings(submit=True))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SettingsError, match=r"^hardware=slurm/cpu needs SLURM, but there is no sbatch"):
-        cluster.submit([Note("")], wanted, tmp_path)
+        submission.submit([Note("")], wanted, tmp_path)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SettingsError, match=r"^hardware=slurm/cpu needs the package submitit: pip install"):
-        cluster.submit([Note("")], wanted, tmp_path)
+        submission.submit([Note("")], wanted, tmp_path)

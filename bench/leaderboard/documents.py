@@ -112,11 +112,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _cells(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
-    by_task = {cell["task"]: _shown(cell) for cell in cells}
+    by_task = {cell["task"]: score(cell) for cell in cells}
     return [by_task.get(task, MISSING) for task in tasks]
 
 
-def _shown(cell: Cell) -> str:
+def score(cell: Cell) -> str:
+    """Mean and half of its interval, and whether it cannot be told from the best."""
     half_width = cell["score_high"] - cell["score_mean"]
     text = f"{cell['score_mean']:.1f}" if math.isnan(half_width) else f"{cell['score_mean']:.1f} ± {half_width:.1f}"
     return text + NOT_SEPARABLE if cell["separable_from_best"] is False else text

@@ -26,21 +26,21 @@ def publish(results: Path, index: Index | None = None, pages: bool = True) -> li
     Without `pages`, and without the packages that these need, the tables and documents alone.
     """
     index = index or Index.refreshed(results)
-    found, runs, trials = parts(results, index), index.runs, index.trials
+    found, groups = parts(results, index), index.groups
     pages, files = pages and page.available(), dict[Path, bytes]()
     for demonstration, folder in ((False, results / FOLDER), (True, results / FOLDER / DEMONSTRATION)):
-        own, own_trials = (table[is_demonstration(table) == demonstration] for table in (runs, trials))
-        chosen = [found[group] for group in sorted(own["group"].unique())]
+        chosen = [found[group] for group in groups["group"][is_demonstration(groups) == demonstration]]
         written = _tables(chosen) if chosen else {}
         if pages and chosen:
+            runs, trials = (table[is_demonstration(table) == demonstration] for table in (index.runs, index.trials))
             boards = Boards.joined([part.boards for part in chosen])
-            written |= page.files(boards, Sources(own, own_trials, Store(results).root), demonstration)
+            written |= page.files(boards, Sources(runs, trials, Store(results).root), demonstration)
         files |= {folder / name: content for name, content in written.items()}
     return [write(content, path) for path, content in files.items()]
 
 
 def is_demonstration(runs: pd.DataFrame) -> pd.Series[bool]:
-    """Which runs say nothing about a method: all or none of a group."""
+    """Which runs, or groups of runs, say nothing about a method: all or none of a group."""
     return (runs["data_source"] == "sample") | (runs["budget"] == "smoke")
 
 

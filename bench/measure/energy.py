@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.errors import one_line
+
 RAPL = Path("/sys/class/powercap")
 NOT_INSTALLED = "the package zeus, which reads the energy counters, is not installed"
 NO_COUNTER = "neither NVML's nor RAPL's energy counter can be read on this machine"
@@ -43,10 +45,7 @@ class EnergyMeter:
     @contextlib.contextmanager
     def window(self, name: str) -> Iterator[None]:
         """Measure the energy of a block, which waits for the GPU at both ends."""
-        if self._monitor is None:
-            yield
-            return
-        self._monitor.begin_window(name)
+        self._begin(name)
         try:
             yield
         finally:
@@ -54,16 +53,31 @@ class EnergyMeter:
 
     def read(self, name: str) -> dict[str, float]:
         """The joules so far, those of the open window `name` included."""
-        if self._monitor is not None:
-            self._end(name)
-            self._monitor.begin_window(name)
+        self._end(name)
+        self._begin(name)
         return dict(self.joules)
 
+    def _begin(self, name: str) -> None:
+        with self._reading():
+            if self._monitor is not None:
+                self._monitor.begin_window(name)
+
     def _end(self, name: str) -> None:
-        measured = self._monitor.end_window(name)
-        counters = (measured.gpu_energy, measured.cpu_energy, measured.dram_energy)
-        joules = sum(value for counter in counters if counter for value in counter.values())
-        self.joules[name] = self.joules.get(name, 0.0) + joules
+        with self._reading():
+            if self._monitor is not None:
+                measured = self._monitor.end_window(name)
+                counters = (measured.gpu_energy, measured.cpu_energy, measured.dram_energy)
+                joules = sum(value for counter in counters if counter for value in counter.values())
+                self.joules[name] = self.joules.get(name, 0.0) + joules
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A counter that fails ends the measurement, not the run; what it had counted is not the whole."""
+        try:
+            yield
+        except Exception as error:  # each backend of zeus has its own errors
+            self._monitor, self.reason = None, f"{NO_COUNTER}: {one_line(error)}"
+            self.joules.clear()
 
 
 def _monitor(device: str) -> tuple[Any, str | None]:
@@ -79,10 +93,15 @@ def _monitor(device: str) -> tuple[Any, str | None]:
         return None, NOT_INSTALLED
     logging.getLogger("zeus").setLevel(logging.ERROR)
     try:
-        monitor = ZeusMonitor(gpu_indices=_gpu_indices(device))
+        monitor = ZeusMonitor(gpu_indices=_gpu_indices(device), cpu_indices=_cpu_indices())
     except Exception as error:  # each backend of zeus has its own errors; none of them may end a run
         return None, f"{NO_COUNTER}: {error}"
     return (monitor, None) if monitor.gpu_indices or monitor.cpu_indices else (None, NO_COUNTER)
+
+
+def _cpu_indices() -> list[int] | None:
+    """All packages (None) in one process per machine; the others would count them again."""
+    return None if os.environ.get("LOCAL_RANK", "0") == "0" else []
 
 
 def _gpu_indices(device: str) -> list[int]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bench.backbone import LanguageHead, fresh, language_head, tokenizer
 from bench.errors import Diverged
 from bench.measure.passages import in_batches
-from bench.measure.probe import without_trace
+from bench.without_trace import without_trace
 
 if TYPE_CHECKING:
     from torch import Tensor

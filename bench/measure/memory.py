@@ -21,9 +21,12 @@ RESET_PEAK = "5"
 def reset_peak(device: str) -> None:
     """Start a new phase: hand back what is free and forget the peak so far."""
     if device == "cuda":
-        import torch
+        if _may_use_cuda():
+            import torch
 
-        torch.cuda.reset_peak_memory_stats()
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         return
     _release_free_memory()
     if CLEAR_REFS.exists():
@@ -50,6 +53,8 @@ def peak(device: str) -> dict[str, int]:
 def in_use(device: str) -> int | None:
     """Bytes in use now, of the kind that `headline` picks; None where the system tells nothing."""
     if device == "cuda":
+        if not _may_use_cuda():
+            return 0
         import torch
 
         return torch.cuda.memory_allocated()
@@ -77,6 +82,11 @@ def available(device: str) -> int | None:
 def headline(peaks: dict[str, int]) -> int | None:
     """The one figure for tables: allocated bytes on CUDA, the resident set elsewhere."""
     return peaks.get("allocated", peaks.get("resident"))
+
+
+def _may_use_cuda() -> bool:
+    """Whether this process can hold memory of the GPU: not before torch is imported, which is a phase's work."""
+    return "torch" in sys.modules
 
 
 def _status_bytes(name: str) -> int | None:

@@ -40,10 +40,7 @@ class Phases:
         try:
             yield
         finally:
-            if self._device == "cuda":
-                import torch
-
-                torch.cuda.synchronize()
+            self._synchronise()
             self.peak_memory_bytes[name] = _greater(memory.peak(self._device), self.peak_memory_bytes.get(name, {}))
             self._add(name, time.perf_counter() - start)
             self._running = None
@@ -51,6 +48,7 @@ class Phases:
     @contextlib.contextmanager
     def aside(self, name: str) -> Iterator[None]:
         """Charge a block inside a phase to another one."""
+        self._synchronise()
         start = time.perf_counter()
         try:
             yield
@@ -85,6 +83,13 @@ class Phases:
         """How far a phase's peak rose above its own start; None where memory is not known."""
         peak, start = memory.headline(self.peak_memory_bytes.get(name, {})), self.start_memory_bytes.get(name)
         return None if peak is None or start is None else peak - start
+
+    def _synchronise(self) -> None:
+        """Wait for the GPU, so that its work is charged to the phase that asked for it."""
+        if self._device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
 
     def _add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds

@@ -103,7 +103,7 @@ class _ProcessWindow:
 
 
 class _CudaWindow:
-    """What NVML reports of the current CUDA device; nothing where its library is absent."""
+    """What NVML reports of the current CUDA device; nothing where it is absent or refuses."""
 
     def __init__(self) -> None:
         self._seconds: list[float] = []
@@ -116,7 +116,7 @@ class _CudaWindow:
 
         try:
             used, busy = torch.cuda.device_memory_used(), torch.cuda.utilization()
-        except (ImportError, RuntimeError):
+        except Exception:  # NVML has errors of its own, as where a partition of a GPU tells nothing
             return
         self._seconds.append(time.perf_counter())
         self._memory.append(used)
