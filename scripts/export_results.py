@@ -1,7 +1,8 @@
 """Pack complete runs into two compact files: `python scripts/export_results.py FOLDER [--results results]`.
 
 FOLDER gets `records.parquet` and `predictions.parquet`, with every run on real data that stands on a board, and the
-trials behind it; `--all` takes sample and smoke runs as well. `scripts/import_results.py FOLDER` reads them back.
+trials behind it; `--all` takes sample and smoke runs as well. `scripts/import_results.py FOLDER` reads them back. A
+FOLDER that holds other runs than these is left as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import pandas as pd
 
-from bench.bundle import pack
+from bench.bundle import pack, run_ids
+from bench.errors import DataError
 from bench.index import Index
 from bench.leaderboard.publish import is_demonstration
 from bench.store import Store
@@ -34,6 +36,18 @@ def main() -> int:
     runs = pd.concat([index.runs, index.trials])
     if not arguments.all:
         runs = runs[~is_demonstration(runs)]
+    try:
+        others = set(run_ids(arguments.folder)) - {Path(folder).name for folder in runs["folder"]}
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if others:
+        print(
+            f"error: {arguments.folder} holds {len(others)} runs that would be lost; "
+            f"`python scripts/import_results.py {arguments.folder}` merges them into the results first.",
+            file=sys.stderr,
+        )
+        return 2
     root = Store(arguments.results).root
     count = pack([root / folder for folder in runs["folder"]], arguments.folder)
     print(f"{count} runs in {arguments.folder}")

@@ -140,6 +140,18 @@ def test_a_bundle_is_the_same_whenever_it_is_packed_and_names_no_path_of_the_mac
         assert not any(item.startswith("results.dir") for item in record["overrides"])
 
 
+def test_an_export_over_other_runs_is_refused(results: Path, tmp_path: Path) -> None:
+    bundle, empty = tmp_path / "bundle", tmp_path / "empty"
+    pack(records(results), bundle)
+    before = (bundle / RECORDS_FILE).read_bytes()
+    (empty / "runs").mkdir(parents=True)
+    refused = script("export_results.py", bundle, "--results", empty, "--all")
+    assert (refused.returncode, "16 runs that would be lost" in refused.stderr) == (2, True)
+    assert (bundle / RECORDS_FILE).read_bytes() == before
+    assert script("import_results.py", bundle, "--results", empty).returncode == 0
+    assert script("export_results.py", bundle, "--results", empty, "--all").returncode == 0
+
+
 def test_runs_that_are_there_already_stay_as_they_are(results: Path, tmp_path: Path) -> None:
     pack(records(results), tmp_path / "bundle")
     file = final(results)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.bookkeeping import is_out_of_memory
 from bench.measure import memory
 from bench.measure.energy import EnergyMeter
 from bench.measure.phases import Phases
@@ -214,3 +215,34 @@ def test_energy_is_absent_with_a_reason_or_counts_up() -> None:
         assert meter.joules["train"] > 0
     else:
         assert (meter.source, meter.joules) == (None, {})
+
+
+def test_a_counter_that_fails_ends_the_measurement_and_not_the_run() -> None:
+    class Refusing:
+        gpu_indices, cpu_indices = (0,), ()
+
+        def begin_window(self, name: str) -> None:
+            raise ValueError("not supported by this partition")
+
+    meter = EnergyMeter("cpu")
+    meter._monitor, meter.reason = Refusing(), None
+    with meter.window("train"):
+        assert meter.read("train") == {}
+    assert meter.source is None
+    assert "not supported by this partition" in (meter.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_says_that_no_memory_is_left(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected

@@ -74,7 +74,7 @@ def test_an_adapter_of_a_library_method_loads_with_peft(sample: RunCommand, tmp_
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from tasks.sources import SAMPLES
+    from tasks.locating import SAMPLES
 
     sample("method=lora", "task=glue/rte")
     folder, _ = the_record(tmp_path / "results")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.audit import audit
+from bench.bundle import pack, unpack
 from tests.conftest import CONFIGURATION, RunCommand, records
 
 COMPARED = ("full", "linear_probe", "bitfit", "lora", "adalora", "prefix_tuning")
@@ -52,7 +53,11 @@ def test_every_task_runs_from_its_sample(
 ) -> None:
     model = [f"model.path={tiny_bert}"] if on_text else []
     assert unfinished(command, tmp_path, tasks, ("lora",), *SHORT, *model) == {}
-    assert audit(tmp_path / "results") == []  # every score follows from its predictions
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    assert audit(results) == []  # every score follows from its predictions
+    pack(records(results), tmp_path / "bundle")
+    assert unpack(tmp_path / "bundle", elsewhere) == len(records(results))
+    assert audit(elsewhere) == []
 
 
 @pytest.mark.slow

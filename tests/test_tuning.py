@@ -114,7 +114,7 @@ def test_a_trial_is_scored_on_training_rows_that_it_was_not_trained_on(sample: R
     import pandas as pd
     import pyarrow.parquet as pq
 
-    from tasks.sources import SAMPLES
+    from tasks.locating import SAMPLES
 
     assert sample("budget=trial", "budget.max_steps=2", "measure=none").returncode == 0
     ((folder, record),) = records(tmp_path / "results").items()

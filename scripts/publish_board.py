@@ -1,0 +1,161 @@
+"""Build the published leaderboard from `results/published/` alone: `python scripts/publish_board.py [--check]`.
+
+Writes `results/leaderboard/` and, between the marks in the README, the top of the largest board. `--check` writes
+nothing; it exits with 1 if a table or the README does not follow from the published runs byte for byte, and names it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import pandas as pd
+
+from bench.bundle import PUBLISHED, unpack
+from bench.errors import UserError
+from bench.index import Index
+from bench.leaderboard import page
+from bench.leaderboard.boards import Boards
+from bench.leaderboard.documents import NOT_SEPARABLE, score
+from bench.leaderboard.parts import parts
+from bench.leaderboard.publish import FOLDER, publish
+from bench.leaderboard.rows import as_records
+from bench.schema import RecordError
+
+RESULTS = ROOT / "results"
+README = ROOT / "README.md"
+TABLES = (".csv", ".md", ".tex")
+"""Endings of the files that follow from the records byte for byte; how a plot is drawn, and text in it, depends on
+libraries and fonts."""
+BEGIN, END = "<!-- published board: begin -->\n", "<!-- published board: end -->\n"
+TOP = 10
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Published:
+    """What follows from the published runs: the files of the leaderboard by name, and the README's block."""
+
+    files: Mapping[str, bytes]
+    block: str
+
+    @classmethod
+    def of(cls, bundle: Path, pages: bool) -> Published:
+        """Built in a folder of its own. Raises UserError and RecordError for a bundle that is none or damaged."""
+        with tempfile.TemporaryDirectory() as name:
+            results = Path(name)
+            unpack(bundle, results)
+            index = Index.refreshed(results)
+            files = publish(results, index, pages)
+            contents = {file.relative_to(results / FOLDER).as_posix(): file.read_bytes() for file in files}
+            boards = Boards.joined([part.boards for part in parts(results, index).values()])
+        return cls(contents, block(boards.rows))
+
+    @property
+    def readme(self) -> str:
+        """The README with this block."""
+        before, _, rest = README.read_text("utf-8").partition(BEGIN)
+        return before + BEGIN + self.block + END + rest.partition(END)[2]
+
+    @property
+    def stale(self) -> list[Path]:
+        """The files that are there, or should be, and do not follow from the published runs."""
+        there = {path.name for path in (RESULTS / FOLDER).glob("*") if path.suffix in TABLES}
+        expected = {name for name in self.files if Path(name).suffix in TABLES}
+        paths = {RESULTS / FOLDER / name: self.files.get(name) for name in sorted(there | expected)}
+        paths[README] = self.readme.encode()
+        return [path for path, content in paths.items() if not path.is_file() or path.read_bytes() != content]
+
+    def write(self) -> None:
+        """Put everything in its place, and nothing else there."""
+        shutil.rmtree(RESULTS / FOLDER, ignore_errors=True)
+        for name, content in self.files.items():
+            path = RESULTS / FOLDER / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        README.write_text(self.readme, "utf-8")
+
+
+def block(rows: pd.DataFrame) -> str:
+    """The top of the board with most rows, as Markdown, with its plot."""
+    largest = rows.groupby(["group", "task"])["row"].transform("size").argmax()
+    group, task = rows["group"].iloc[largest], rows["task"].iloc[largest]
+    board = as_records(rows[(rows["group"] == group) & (rows["task"] == task)])
+    first = board[0]
+    lines = [
+        f"`{first['task']}` on `{first['model']}`, {first['metric']}, {len(board)} methods, {first['seeds']} seeds, "
+        f"budget `{first['budget']}`, tuned by {first['tuning']}, {first['precision']} on {first['hardware']}:",
+        "",
+        "| rank | method | score | trainable parameters | peak memory | training time |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+        *map(_line, board[:TOP]),
+        "",
+        f"Mean score in percent ± half of its 95 % interval over seeds. {_separation(board)}",
+        "",
+        f"![Score against trainable parameters, with the Pareto front]({_plot(group)})",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    cells = [
+        str(row["rank"]),
+        f"`{row['method']}`",
+        score(row),
+        f"{row['trainable_parameters']:,}",
+        f"{row['peak_memory_bytes'] / MEBIBYTE:,.0f} MiB",
+        f"{row['train_seconds']:.0f} s",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _separation(board: Sequence[Mapping[str, Any]]) -> str:
+    """Which methods a paired test cannot tell from the best, and the smallest of them."""
+    equal = [row for row in board[1:] if row["separable_from_best"] is False]
+    if not equal:
+        return "A paired test on the same examples and seeds tells every method from the best."
+    least = min(equal, key=itemgetter("trainable_parameters"))
+    return (
+        f"A paired test on the same examples and seeds cannot tell {len(equal)} of them ({NOT_SEPARABLE}) from the "
+        f"best; the smallest, `{least['method']}`, trains {least['trainable_parameters']:,} parameters."
+    )
+
+
+def _plot(group: str) -> str:
+    return f"{RESULTS.relative_to(README.parent)}/{FOLDER}/{page.PLOTS}/{group}/scores.png"
+
+
+def main() -> int:
+    """Write the leaderboard, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is not up to date")
+    check = parser.parse_args().check
+    if not check and not page.available():
+        print(f"error: {page.NEEDED}", file=sys.stderr)
+        return 2
+    try:
+        published = Published.of(RESULTS / PUBLISHED, pages=not check)
+    except (UserError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not check:
+        published.write()
+        print(f"{len(published.files)} files in {RESULTS / FOLDER}, and {README}")
+    stale = published.stale
+    for path in stale:
+        print(f"{path} does not follow from the published runs: python scripts/publish_board.py", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
