@@ -109,7 +109,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised BERT with 2 layers of width 64 and the most frequent words as its vocabulary, as a local checkpoint."""
+    """A randomly initialised BERT with 2 layers of width 64 whose vocabulary is the most frequent words, on disk."""
     import pyarrow.parquet as pq
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
