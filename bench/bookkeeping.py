@@ -47,6 +47,7 @@ def opened(plan: Plan) -> RunRecord:
         device=plan.hardware.device,
         metric=plan.task.headline,
         scored_form="trained" if settings.hardware.split else plan.task.scored_form,
+        evaluation_batch_size=settings.hardware.evaluation_batch_size,
         data_revision=plan.source.revision,
         model_repository=settings.model.repository,
         model_revision=settings.model.revision,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -69,7 +68,7 @@ def _published(plan: Plan, workspace: Workspace) -> RunRecord | None:
 
 
 def _tried(plan: Plan, workspace: Workspace, console: Console, stop: signals.StopRequest) -> RunRecord:
-    """The record of the first attempt that fits in memory: each has forward passes of half the size."""
+    """The record of the first attempt whose training fits in memory: each has forward passes of half the size."""
     hardware = plan.settings.hardware
     processes = hardware.processes * hardware.machines
     size, too_large = hardware.per_device_batch_size, list[int]()
@@ -79,19 +78,10 @@ def _tried(plan: Plan, workspace: Workspace, console: Console, stop: signals.Sto
             plan, Terms(workspace.folder, console, stop, ALONE, size, tuple(too_large), workspace.check_claim)
         )
         tried = min(size or plan.settings.training.batch_size, -(-plan.settings.training.batch_size // processes))
-        if record.status != "out_of_memory" or tried == 1 or hardware.machines > 1:
+        trained = "save" in record.phase_seconds
+        if record.status != "out_of_memory" or trained or tried == 1 or hardware.machines > 1:
             return record
         too_large.append(tried)
         size = tried // 2
         console.print(f"{tried} examples do not fit in memory at once; tried again with {size}")
         workspace.clear()
-        _free_memory()
-
-
-def _free_memory() -> None:
-    """Give up what the failed attempt held."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

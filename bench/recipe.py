@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import backbone
-from bench.bookkeeping import closed, note_failure, opened, traceback_file
+from bench.bookkeeping import closed, is_out_of_memory, note_failure, opened, traceback_file
 from bench.context import Run, Terms
 from bench.errors import SettingsError, UserError
 from bench.kinds import KINDS
@@ -101,8 +101,6 @@ def _recipe(run: Run) -> None:
 
     A task that scores the inference form is evaluated after the merge.
     """
-    from bench.evaluation import evaluate
-
     plan, method, record, meters = run.plan, run.method, run.record, run.meters
     settings, task, team = plan.settings, plan.task, run.terms.team
     earlier = earlier_work(run)
@@ -129,14 +127,14 @@ def _recipe(run: Run) -> None:
     with run.phase("train"), meters.window("train"):
         seed_everything(settings.seed, "training" if team.is_first else f"training of process {team.rank}")
         ResumableTraining(run, loop).run(earlier)
+        loop.let_go_of_optimizer()
 
     record.final_trainable_parameters = parameters.count(base.model, base.anatomy).trainable
     record.method_report = method.report()
     with run.phase("save"):
         _save(run)
 
-    batch_size, answering = settings.hardware.evaluation_batch_size, meters.answering
-    evaluate_now = functools.partial(evaluate, task, base, reported, batch_size, runner, answering)
+    evaluate_now = functools.partial(_evaluation, run, base, reported, runner)
     if record.scored_form == "trained":
         scored = _scored(run, evaluate_now, reported)
 
@@ -193,6 +191,22 @@ def _scored(run: Run, evaluate_now: Callable[[], Evaluation], reported: Mapping[
     return scored
 
 
+def _evaluation(run: Run, base: backbone.Backbone, reported: Mapping[str, Examples], runner: Accelerator) -> Evaluation:
+    """The model evaluated as it is now; in smaller batches from now on where they do not fit in memory."""
+    from bench.evaluation import evaluate
+
+    record, team = run.record, run.terms.team
+    while True:
+        size = record.evaluation_batch_size
+        assert size is not None
+        try:
+            return evaluate(run.plan.task, base, reported, size, runner, run.meters.answering)
+        except Exception as error:
+            if size == 1 or team.size > 1 or not is_out_of_memory(error):
+                raise
+        record.evaluation_batch_size = size // 2
+
+
 def _form_scores(method: Method, evaluate_now: Callable[[], Evaluation]) -> dict[str, float]:
     """The headline metric of every other form of the trained method."""
     scores = {}
@@ -232,7 +246,8 @@ def _attached(
 
 
 def _another_loop(run: Run, examples: Examples) -> TrainingLoop:
-    """The run's method attached anew, for trials that must not touch the run."""
+    """The run's method attached anew, for trials that must not touch the run, whose own model makes room for them."""
+    run.method.backbone.model.to("cpu")
     base = backbone.fresh(run.plan.settings.model, run.plan.task.kind, run.plan.task.outputs)
     whole = replace(run, terms=replace(run.terms, micro_batch_size=None))
     loop, _ = _attached(whole, checked_method(run.plan), base, examples)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def column(meaning: str, formula: str | None = None, default: Any = None, meter: str | None = None) -> Any:
@@ -71,6 +71,9 @@ class RunRecord:
     )
     too_large_micro_batches: list[int] = column(
         "Sizes of forward passes that were tried before and did not fit in memory.", default=[]
+    )
+    evaluation_batch_size: int | None = column(
+        "Examples per forward pass in evaluation: `hardware.evaluation_batch_size`, halved until they fit in memory."
     )
     interruptions: list[dict[str, Any]] = column(
         "For each time that the run was taken up again: the step, when its checkpoint was written, when and where it "

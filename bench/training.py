@@ -248,6 +248,11 @@ class TrainingLoop:
         """Take Accelerate's wrapper off the model again."""
         self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
 
+    def let_go_of_optimizer(self) -> None:
+        """Give up the optimizer with its state, which nothing needs after the last step."""
+        self._accelerator.free_memory()
+        del self._optimizer, self._method.optimizer
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if it had never stopped: tensors and plain values."""
         import torch

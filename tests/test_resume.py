@@ -249,40 +249,6 @@ def test_a_process_that_lost_its_claim_puts_no_record_in_place(tmp_path: Path, m
     assert not final.exists()
 
 
-def test_a_batch_that_does_not_fit_in_memory_is_halved_until_it_does(tiny_bert: Path, tmp_path: Path) -> None:
-    """The limit on the address space is real: it lies between what half and what a quarter of the batch need."""
-    settings = ["task=superglue/boolq", "training.batch_size=512", "training.max_steps=1", "budget=smoke"]
-    settings = arguments(tiny_bert, "method=full", *settings)
-
-    def peak(size: int) -> int:
-        folder = tmp_path / str(size)
-        folder.mkdir()
-        program = (
-            f"import runpy, sys; sys.argv = ['run.py', 'results.dir={folder}', 'hardware.per_device_batch_size={size}',"
-            f"*{settings!r}]\ntry: runpy.run_path('{ROOT / 'bench/run.py'}', run_name='__main__')\n"
-            "except SystemExit as end: assert not end.code\n"
-            "print('peak', next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmPeak')))"
-        )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return 1024 * int(done.stdout.rpartition("peak ")[2])
-
-    small, large = peak(128), peak(512)
-    assert large - small > 100 * 2**20, "the batch decides about the memory"
-    limit = (small + large) // 2
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "bench/run.py"), f"results.dir={tmp_path / 'limited'}", *settings],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    _, record = the_record(tmp_path / "limited")
-    assert record.too_large_micro_batches[0] == 512
-    assert record.micro_batch_size == record.too_large_micro_batches[-1] // 2
-    assert record.train_samples == 300, "all of the sample"
-
-
 def test_a_run_that_hangs_ends_as_failed(tiny_bert: Path, tmp_path: Path) -> None:
     """The whole process is stopped for longer than a step may take."""
     process = started(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -121,3 +122,15 @@ def test_an_output_that_is_not_finite_is_no_prediction() -> None:
     runner = accelerator("cpu", "fp32")
     with pytest.raises(Diverged, match="outputs are not finite"):
         outputs(method.backbone, examples(), 8, runner.device, runner.autocast())
+
+
+def test_nothing_keeps_the_optimizer_s_state_after_training() -> None:
+    method = attached("full")
+    loop = TrainingLoop(method, examples(), SETTINGS, accelerator("cpu", "fp32"), 2, seed=0)
+    loop.run(StepClock("cpu"), lambda point: None)
+    states = [weakref.ref(moments["exp_avg"]) for moments in loop.optimizer.state.values()]
+    assert len(states) > 10
+    assert all(state() is not None for state in states)
+    loop.release()
+    loop.let_go_of_optimizer()
+    assert all(state() is None for state in states)

@@ -197,9 +197,9 @@ class Meters:
         def latency() -> None:
             self._fingerprint = inference.fingerprint(backbone.model)
             if record.scored_form == "inference":
-                self._trained_outputs = answers_of(
-                    backbone, reported, self._plan.settings.hardware.evaluation_batch_size, runner, self.answering
-                )
+                size = record.evaluation_batch_size
+                assert size is not None
+                self._trained_outputs = answers_of(backbone, reported, size, runner, self.answering)
             self._latency = inference.latency(backbone.model, examples, runner.device, runner.autocast())
             record.trained_latency_seconds_median = self._latency.median
             record.trained_latency_seconds_p95 = self._latency.p95
