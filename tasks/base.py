@@ -164,6 +164,11 @@ class StoredTask:
         """Column whose equal values mark training rows that belong together; None where every row stands alone."""
         return None
 
+    @property
+    def phrase_column(self) -> str | None:
+        """Column of texts of which many training rows hold a part of another row's; None elsewhere."""
+        return None
+
     def subset(self, source: Source) -> str | None:
         """Which examples were taken where a benchmark prescribes a subset."""
         return None
@@ -172,4 +177,4 @@ class StoredTask:
         """The same task on two parts of the training split."""
         from tasks.held_out import HeldOutSource
 
-        return self, HeldOutSource.cut(source, self.reported_splits, self.context_column)
+        return self, HeldOutSource.cut(source, self.reported_splits, self.context_column, self.phrase_column)

@@ -17,6 +17,11 @@ from tasks.text import TextTask
 class GlueTask(TextTask):
     """One GLUE task, described by `conf/task/glue/<config>.yaml`."""
 
+    @property
+    def phrase_column(self) -> str | None:
+        """SST-2 trains on phrases of sentences, the sentences among them, and reports whole sentences."""
+        return "sentence" if self.config == "sst2" else None
+
     def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
         """GLUE's metrics of one split."""
         from tasks.metrics.glue import GlueMetric

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.errors import DataError
-from tasks.held_out import HeldOutSource, held_out_rows
-from tasks.locating import SAMPLES
+from bench.settings import DataSettings
+from tasks.held_out import HeldOutSource, held_out_rows, sentences_of
+from tasks.locating import SAMPLES, resolve
 from tasks.sources import Source
 from tests.conftest import task_named
 
@@ -39,6 +40,25 @@ def test_rows_about_one_thing_stay_together(tmp_path: Path) -> None:
     trained, scored = ({row // 3 for row in ids(source, split)} for split in ("train", "validation"))
     assert len(scored) == 4
     assert not trained & scored
+
+
+def test_a_phrase_goes_with_the_longest_text_that_holds_it() -> None:
+    texts = ["a fine film", "film", "not a fine film at all", "fine film at", "a dull film", "dull", "a dull film"]
+    assert sentences_of(texts).tolist() == [2, 2, 2, 2, 4, 4, 4]
+
+
+def test_sentences_are_held_out_whole_and_their_phrases_are_in_neither_part(tmp_path: Path) -> None:
+    sentences = [f"word{row} and more{row}" for row in range(20)]
+    texts = [*sentences, *(f"more{row}" for row in range(20)), *(f"word{row} and" for row in range(20))]
+    pq.write_table(pa.table({"idx": range(60), "text": texts}), tmp_path / "train-0.parquet")
+    whole = Source("mirror", tmp_path, "abc", "")
+    source = HeldOutSource.cut(whole, ["validation"], "text", "text")
+    trained, scored = ids(source, "train"), ids(source, "validation")
+    assert len(scored) == 4
+    assert max(scored) < len(sentences)
+    assert {row % 20 for row in trained} == set(range(20)) - set(scored)
+    assert (source.count("train"), source.count("validation")) == (48, 4)
+    assert source.revision != HeldOutSource.cut(whole, ["validation"], "text").revision
 
 
 def test_a_thing_with_too_many_rows_is_passed_over() -> None:
@@ -77,3 +97,21 @@ def test_vtab_holds_out_the_200_that_the_benchmark_keeps_for_it() -> None:
     source = Source("mirror", Path("/nowhere"), "abc", "")
     selecting, same = task.held_out(source)
     assert (selecting.protocol, selecting.reported_splits, same) == ("select", ("val200",), source)
+
+
+@pytest.mark.real_data
+def test_no_sentence_of_sst2_is_both_trained_on_and_scored(real_data: Path) -> None:
+    """What is held out is about as long as what is reported, and nothing that is trained on is a large part of it."""
+    task = task_named("glue/sst2")
+    _, source = task.held_out(resolve(DataSettings("mirror", str(real_data)), task))
+    assert isinstance(source, HeldOutSource)
+    trained, scored = (source.read(split).column("sentence").to_pylist() for split in ("train", "validation"))
+    reported = source.whole.read("validation").column("sentence").to_pylist()
+    assert 1000 < len(scored) <= 2000
+    assert np.median(list(map(words, scored))) == pytest.approx(np.median(list(map(words, reported))), abs=3)
+    held_out = " | ".join(scored)
+    assert sum(text in held_out for text in trained if words(text) > 3) < len(trained) / 1000
+
+
+def words(text: str) -> int:
+    return len(text.split())
