@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.files import replacing
+from bench.identity import ID_LENGTH
 from bench.leaderboard.columns import COLUMNS, DERIVED, board_values
 from bench.schema import READABLE_VERSIONS, TYPES, RecordError, columns
 from bench.store import RECORD_FILE, Store
@@ -98,9 +99,11 @@ class Index:
         return self._complete(held_out=True).select(OF_RUNS).to_pandas()
 
     @property
-    def files(self) -> pd.DataFrame:
-        """The record files of `runs`, in their order: group, folder, size and time of change in nanoseconds."""
-        return self._runs.select(["group", "folder", "size", "modified_ns"]).to_pandas()
+    def files(self) -> dict[str, pa.Table]:
+        """The record files of `runs` by group, in their order: folder, size and time of change in nanoseconds."""
+        files = self._runs.select(["group", "folder", "size", "modified_ns"])
+        names = pc.unique(files["group"]).sort()
+        return {name: files.filter(pc.equal(files["group"], name)) for name in names.to_pylist()}
 
     def runs_of(self, group: str) -> pd.DataFrame:
         """The runs of one group, likewise."""
@@ -192,33 +195,42 @@ def _record_files(root: str) -> list[RecordFile]:
 
 
 def _look_for_records(root: str, parent: str, found: list[RecordFile]) -> None:
-    """Add the record files below `parent`.
+    """Add the record file of a folder, or else those below it.
 
-    A folder whose name begins with `.` or holds `~` is work in progress or set aside. Nothing is looked for inside a
-    folder that has a record.
+    A folder whose name begins with `.` or holds `~` is work in progress or set aside.
     """
     try:
         with os.scandir(f"{root}/{parent}") as entries:
-            names = sorted(
-                entry.name
-                for entry in entries
-                if entry.name[0] != "." and "~" not in entry.name and entry.is_dir(follow_symlinks=False)
-            )
+            names = [entry.name for entry in entries if entry.name == RECORD_FILE or _may_hold_records(entry)]
     except FileNotFoundError:
         return
     except OSError as error:
         found.append((parent, NEVER, NEVER, f"the folder cannot be listed: {error.strerror}"))
         return
-    for name in names:
+    if RECORD_FILE in names and _noted(root, parent, found):
+        return
+    for name in sorted(names):
         folder = f"{parent}/{name}" if parent else name
-        try:
-            status = os.stat(f"{root}/{folder}/{RECORD_FILE}")
-        except FileNotFoundError:
+        is_run = len(name) == ID_LENGTH and _noted(root, folder, found)  # most are, and need not be listed
+        if not is_run:
             _look_for_records(root, folder, found)
-        except OSError as error:
-            found.append((folder, NEVER, NEVER, f"the folder cannot be searched: {error.strerror}"))
-        else:
-            found.append((folder, status.st_size, status.st_mtime_ns, None))
+
+
+def _may_hold_records(entry: os.DirEntry[str]) -> bool:
+    return entry.name[0] != "." and "~" not in entry.name and entry.is_dir(follow_symlinks=False)
+
+
+def _noted(root: str, folder: str, found: list[RecordFile]) -> bool:
+    """Add a folder's record file; False if it has none."""
+    try:
+        status = os.stat(f"{root}/{folder}/{RECORD_FILE}")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        found.append((folder, NEVER, NEVER, f"the folder cannot be searched: {error.strerror}"))
+    else:
+        found.append((folder, status.st_size, status.st_mtime_ns, None))
+    return True
 
 
 def _values(root: str, file: RecordFile) -> tuple[Any, ...] | None:

@@ -190,6 +190,11 @@ def test_work_in_progress_and_what_was_set_aside_is_left_out(tmp_path: Path, fol
     assert seeds(tmp_path) == [1]
 
 
+def test_a_model_with_a_name_as_long_as_a_run_id_is_looked_into(tmp_path: Path) -> None:
+    put(tmp_path, seed(1, model="a-model-of-16-ch"))
+    assert seeds(tmp_path) == [1]
+
+
 def test_folders_without_a_complete_record_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     complete = put(tmp_path, seed(1))
     failed = put(tmp_path, seed(2, status="failed", score=None))

@@ -58,7 +58,8 @@ class Part:
     def of(cls, sources: Callable[[], Sources], folder: Path) -> Part:
         """The part that is kept in a folder; computed and written down if it is not there or cannot be read."""
         try:
-            return cls(dict(_read(folder / TEXTS).itertuples(index=False)), sources, folder)
+            texts = _table(folder / TEXTS)
+            return cls(dict(zip(texts["name"].to_pylist(), texts["text"].to_pylist(), strict=True)), sources, folder)
         except UNREADABLE:
             boards = Boards.of(sources())
             tables = {f"{name}.csv": as_csv(table) for name, table in boards.tables.items() if len(table)}
@@ -71,7 +72,7 @@ class Part:
 
 def parts(results: Path, index: Index) -> dict[str, Part]:
     """The boards of each group of complete runs, by its name, in the order of the names."""
-    folders = {group: results / FOLDER / f"{group}-{digest}" for group, digest in _digests(index.files).items()}
+    folders = {group: results / FOLDER / f"{group}-{_digest(files)}" for group, files in index.files.items()}
     found = {group: Part.of(functools.partial(_sources, index, group), folder) for group, folder in folders.items()}
     _clear(results / FOLDER, {folder.name for folder in folders.values()})
     return found
@@ -83,13 +84,13 @@ def _sources(index: Index, group: str) -> Sources:
     return Sources(runs, runs.head(0), Store(index.results).root)
 
 
-def _digests(files: pd.DataFrame) -> dict[str, str]:
-    """Of each group, in the order of the names, a hash of its records and of the code."""
-    hashes = pd.util.hash_pandas_object(files, index=False).groupby(files["group"], sort=True)
-    return {
-        str(group): hashlib.sha256(_code() + of_group.to_numpy().tobytes()).hexdigest()[:16]
-        for group, of_group in hashes
-    }
+def _digest(files: pa.Table) -> str:
+    """A hash of a group's records and of the code."""
+    found = hashlib.sha256(_code())
+    found.update("\n".join(files["folder"].to_pylist()).encode())
+    for name in ("size", "modified_ns"):
+        found.update(files[name].to_numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 @functools.cache
@@ -125,4 +126,8 @@ def _write(table: pd.DataFrame, file: Path) -> None:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    return pq.ParquetFile(file, page_checksum_verification=True).read().to_pandas()
+    return _table(file).to_pandas()
+
+
+def _table(file: Path) -> pa.Table:
+    return pq.ParquetFile(file, page_checksum_verification=True).read()
