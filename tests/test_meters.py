@@ -15,9 +15,12 @@ import pandas as pd
 import pytest
 import torch
 
+from bench.errors import Diverged
 from bench.measure import inference, memory_causes, probe
+from bench.measure.meters import Meters
 from bench.measure.throughput import StepClock
 from bench.record import RunRecord
+from bench.team import ALONE, Team
 from tests.conftest import METHODS, ROOT, RunCommand, records, the_record
 from tests.methods.conftest import attached, loop
 
@@ -227,20 +230,41 @@ def test_the_largest_batch_is_found_on_request(sample: RunCommand, tmp_path: Pat
     assert record.largest_batch_samples_per_second == speeds[str(sizes[-1])] > speeds["1"]
 
 
-def test_a_failing_meter_is_a_reason_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.measure.meters import Meters
-
+def meters_of(team: Team) -> Meters:
     class Switches:
-        memory = True
+        memory = inference = True
 
     record = RunRecord(
         run_id="0", method="m", model="m", task="t", seed=0, budget="b", data_source="s", precision="fp32", device="cpu"
     )
     meters = Meters.__new__(Meters)
     meters._settings, meters._record, meters._energy = Switches(), record, None  # type: ignore[assignment]
-    meters._failures, meters._out_of_place = {}, {}
-    meters._attempt("memory", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
-    assert meters._reason("memory") == "ZeroDivisionError: division by zero"
+    meters._failures, meters._out_of_place, meters._team = {}, {}, team
+    return meters
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("meter", "team", "error"),
+    [
+        ("memory", ALONE, OSError("no room")),
+        ("memory", Team(1, 2), OSError("no room")),
+        ("inference", ALONE, OSError("no room")),
+        ("inference", Team(1, 2), Diverged("not finite")),
+    ],
+)
+def test_a_failing_meter_is_a_reason_and_no_failure(meter: str, team: Team, error: Exception) -> None:
+    meters = meters_of(team)
+    meters._attempt(meter, lambda: fail(error))
+    assert meters._reason(meter) == f"{type(error).__name__}: {error}"
+
+
+def test_a_meter_that_fails_where_other_processes_wait_for_it_ends_the_run() -> None:
+    with pytest.raises(OSError, match="no room"):
+        meters_of(Team(1, 2))._attempt("inference", lambda: fail(OSError("no room")))
 
 
 def test_explain_prints_where_memory_and_time_went(sample: RunCommand, tmp_path: Path) -> None:

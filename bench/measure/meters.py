@@ -1,7 +1,8 @@
 """The meters of one run, each called at its moment; every one fills its columns or says why it could not.
 
-A meter never ends a run and never changes it: what it computes on the model is undone, and an error inside it becomes
-the reason why its columns are null. What the meters cost outside the timed phases is the phase `measure`.
+A meter never changes a run and does not end it: what it computes on the model is undone, and an error inside it becomes
+the reason why its columns are null, unless other processes would wait for this one for ever. What the meters cost
+outside the timed phases is the phase `measure`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import cache
-from bench.errors import one_line
+from bench.errors import Diverged, one_line
 from bench.evaluation import answers_of
 from bench.hardware import description
 from bench.identity import digest
@@ -64,6 +65,8 @@ OF_GENERATION = (
     "first_token_seconds_p95",
 )
 """Columns of greedy generation."""
+SHARED = ("inference",)
+"""Meters in which the processes of a run wait for each other."""
 _FLOPS: dict[str, FlopsByShape] = {}
 
 
@@ -365,10 +368,15 @@ class Meters:
         return forgetting.compare(self._base, adapted)
 
     def _attempt(self, meter: str, measure: Callable[[], None]) -> None:
-        """Run a meter that is switched on; an error becomes the reason of its columns."""
+        """Run a meter that is switched on; an error becomes the reason of its columns.
+
+        Raises an error that one process alone may have had in a meter that needs them all.
+        """
         if meter in self._out_of_place or not getattr(self._settings, meter):
             return
         try:
             measure()
         except Exception as error:  # whatever goes wrong in a meter, the run goes on
+            if self._team.size > 1 and meter in SHARED and not isinstance(error, Diverged):
+                raise
             self._failures[meter] = f"{type(error).__name__}: {one_line(error)}"
