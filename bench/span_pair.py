@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+from bench.backbone import HEAD_DROPOUT_NAMES
 
 
 class SpanPairHead(nn.Module):
@@ -31,6 +33,12 @@ class SpanPairHead(nn.Module):
         return self.output(self.dropout((weights @ hidden).flatten(1)))
 
 
+def head_dropout(config: PretrainedConfig) -> float:
+    """Share of inputs that the head drops: what the family sets for its own head, else what its layers drop."""
+    names = (*HEAD_DROPOUT_NAMES, "hidden_dropout_prob", "attention_dropout")
+    return next((share for name in names if (share := getattr(config, name, None)) is not None), 0.0)
+
+
 class SpanPairModel(PreTrainedModel):
     """The backbone of a sequence classification model under its usual name, with a `SpanPairHead`."""
 
@@ -45,8 +53,7 @@ class SpanPairModel(PreTrainedModel):
             backbone.pooler = None  # its output is not read
         self.add_module(prefix, backbone)
         config = model.config
-        dropout = getattr(config, "hidden_dropout_prob", getattr(config, "attention_dropout", 0.0))
-        self.span_classifier = SpanPairHead(config.hidden_size, config.num_labels, dropout)
+        self.span_classifier = SpanPairHead(config.hidden_size, config.num_labels, head_dropout(config))
 
     def forward(self, span_masks: Tensor | None = None, labels: None = None, **inputs: Any) -> SequenceClassifierOutput:
         """Logits (examples, classes). Without spans only the backbone runs, and there are no logits."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from tasks.sources import TRAIN_SPLIT, Source
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -39,11 +41,15 @@ class Examples(Protocol):
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """The examples' own numbers in their benchmark."""
+        """The examples' own numbers where the benchmark gives them some, else their positions in what was read."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Size of each example as far as it decides the size of a batch."""
+
+    @property
+    def loss_terms(self) -> NDArray[np.int64]:
+        """How many terms each example adds to the mean that is the loss of a batch, shape (examples,)."""
 
     @property
     def columns(self) -> Columns:
@@ -94,6 +100,9 @@ class Task(Protocol):
     @property
     def source_splits(self) -> Sequence[str]:
         """Splits of the files that the task reads."""
+
+    def local_splits(self, folder: Path) -> Sequence[str]:
+        """Splits that the task reads from this folder of a mirror."""
 
     def scored_splits(self, source: Source) -> Sequence[str]:
         """The splits that are scored: the reported ones, and others that the task knows and the source has."""
@@ -154,6 +163,10 @@ class StoredTask:
     def source_splits(self) -> Sequence[str]:
         """Splits of the files that the task reads."""
         return (TRAIN_SPLIT, *self.reported_splits)
+
+    def local_splits(self, folder: Path) -> Sequence[str]:
+        """Splits that the task reads from a folder of a mirror."""
+        return self.source_splits
 
     def scored_splits(self, source: Source) -> Sequence[str]:
         """The splits that are scored."""

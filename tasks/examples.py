@@ -96,6 +96,11 @@ class TextExamples:
         """Tokens of each example, shape (examples,)."""
         return self.tokens.lengths
 
+    @property
+    def loss_terms(self) -> NDArray[np.int64]:
+        """One for each example: its label."""
+        return np.ones(len(self), np.int64)
+
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The examples at `indices`, padded at the end."""
         import torch
@@ -155,6 +160,11 @@ class PromptedExamples(TextExamples):
 
     prompt_lengths: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
+    @functools.cached_property
+    def loss_terms(self) -> NDArray[np.int64]:
+        """The tokens behind the prompt, shape (examples,); the first token of all is never predicted."""
+        return self.lengths - np.maximum(self.prompt_lengths, 1)
+
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """Padded at the end; labels, (examples, longest), are -100 in the prompt and in the padding."""
         import torch
@@ -196,17 +206,27 @@ class ContinuationExamples(TextExamples):
         longest: NDArray[np.int64] = np.maximum.reduceat(self.tokens.lengths, self.first_rows[:-1])
         return longest
 
+    @functools.cached_property
+    def loss_terms(self) -> NDArray[np.int64]:
+        """The tokens of the right continuation, shape (examples,)."""
+        rows = self._right_rows(np.arange(len(self)))
+        return self.tokens.lengths[rows] - np.maximum(self.context_lengths[rows], 1)
+
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of the examples at `indices`, in order."""
         return np.concatenate([np.arange(self.first_rows[i], self.first_rows[i + 1]) for i in indices])
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The right continuations; labels, (examples, longest), are -100 outside the continuation."""
-        return self._labelled(self.first_rows[:-1][indices] + self.labels[indices], len(indices))
+        return self._labelled(self._right_rows(indices), len(indices))
 
     def question(self, indices: NDArray[np.int64]) -> Batch:
         """All continuations, with their tokens as labels."""
         return self._labelled(self.rows(indices), len(indices))
+
+    def _right_rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows: NDArray[np.int64] = self.first_rows[:-1][indices] + self.labels[indices]
+        return rows
 
     def _labelled(self, rows: NDArray[np.int64], samples: int) -> Batch:
         whole = PromptedExamples(self.tokens, rows, rows, prompt_lengths=self.context_lengths).batch(rows)

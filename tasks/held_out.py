@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.errors import DataError
 from tasks.sources import TRAIN_SPLIT, Source
+from tasks.text import require_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,8 +29,9 @@ class HeldOutSource(Source):
     """A source whose training split is cut in two: the splits of `scored` are read from the smaller part.
 
     Rows with the same value of `context_column`, such as questions about one paragraph, go to one part together. Where
-    `phrase_column` holds sentences and phrases of them, whole sentences are held out, and their phrases are in neither
-    part.
+    `phrase_column` holds sentences and phrases of them, whole sentences are held out, and the phrases that go with them
+    are in neither part. A phrase goes with the longest sentence that holds it, so a short one that several hold may be
+    trained on although another of its sentences is held out.
     """
 
     whole: Source
@@ -42,7 +44,7 @@ class HeldOutSource(Source):
         cls, whole: Source, scored: Sequence[str], context_column: str | None, phrase_column: str | None = None
     ) -> HeldOutSource:
         """The source in two parts; a fifth of the training rows, or sentences, at most 2,000, is held out."""
-        revision = f"{whole.revision} held out {SEED}" + (" by sentence" if phrase_column else "")
+        revision = f"{whole.revision} held out {SEED} by {phrase_column or context_column or 'row'}"
         return cls(
             whole.kind, whole.folder, revision, whole.reason, whole, tuple(scored), context_column, phrase_column
         )
@@ -86,7 +88,10 @@ def _parts(source: HeldOutSource) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
 def _column(source: HeldOutSource, name: str) -> pa.Array:
-    return source.whole.read(TRAIN_SPLIT, [name]).column(name).combine_chunks()
+    """A column of the training rows. Raises DataError if it is missing or has empty cells."""
+    table = source.whole.read(TRAIN_SPLIT, [name])
+    require_columns(table, [name], f"split '{TRAIN_SPLIT}' in {source.folder}")
+    return table.column(name).combine_chunks()
 
 
 def sentences_of(texts: Sequence[str]) -> NDArray[np.int64]:
@@ -123,5 +128,8 @@ def held_out_rows(contexts: NDArray[Any]) -> NDArray[np.bool_]:
             taken[context] = True
             room -= sizes[context]
     if not taken.any():
-        raise DataError(f"No part of the {len(contexts)} training rows can be held out: too few are about one thing.")
+        raise DataError(
+            f"No part of the {len(contexts)} training rows can be held out: at most {room} may be, and each thing that "
+            "they are about has more."
+        )
     return taken[contexts]

@@ -63,6 +63,11 @@ class ImageExamples:
         """All images have one size."""
         return np.ones(len(self), np.int64)
 
+    @property
+    def loss_terms(self) -> NDArray[np.int64]:
+        """One for each image: its label."""
+        return np.ones(len(self), np.int64)
+
     def batch(self, indices: NDArray[np.int64]) -> ImageBatch:
         """The images at `indices`, channels first, still as bytes."""
         import torch
@@ -108,12 +113,13 @@ class ImageTask(StoredTask):
     def examples(
         self, table: pa.Table, rows: NDArray[np.int64], preprocessor: ImageFormat, source: Source, split: str
     ) -> ImageExamples:
-        """The rows of a table as images with labels; a row's number is its id."""
+        """The rows of a table as images with labels; a row's position in the table is its id."""
         where = f"split '{split}' in {source.folder}"
         require_columns(table, [self.image_column], where)
         labels = self.labels_of(table, where)[rows]
         require_between(labels, self.classes - 1, where)
         what = {"source": source.revision, "repository": self.repository, "config": self.config, "split": split}
+        what["column"] = self.image_column
         pixels = _cached(
             what | {"size": preprocessor.size, "rows": rows.tolist(), "version": CACHE_VERSION},
             table.column(self.image_column).take(rows),
@@ -158,25 +164,30 @@ def _cached(key: Mapping[str, Any], images: pa.ChunkedArray, size: int, where: s
     """Pixels (images, size, size, 3) under this key, memory-mapped; made where they are not there yet."""
     file = cache.FOLDER / "images" / f"{digest(key)}.npy"
     if not file.exists():
-        pixels = _decoded(images, size, where)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-            np.save(part, pixels)
-        os.replace(part.name, file)
+        with tempfile.TemporaryDirectory(dir=file.parent, suffix=".part") as folder:
+            part = Path(folder) / file.name
+            _decode(images, size, where, part)
+            os.replace(part, file)
     return np.load(file, mmap_mode="r")
 
 
-def _decoded(images: pa.ChunkedArray, size: int, where: str) -> NDArray[np.uint8]:
-    """Decode and resize; Pillow lets several threads do so at once. Raises DataError for a broken image."""
+def _decode(images: pa.ChunkedArray, size: int, where: str, file: Path) -> None:
+    """Decode and resize into an .npy file, never holding all pixels; Pillow lets several threads do so at once.
 
-    def one(position: int) -> NDArray[np.uint8]:
+    Raises DataError for a broken image.
+    """
+    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(images), size, size, CHANNELS))
+
+    def one(position: int) -> None:
         try:
-            return resized(images[position].as_py(), size)
+            pixels[position] = resized(images[position].as_py(), size)
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise DataError(f"Image {position} of the {where} cannot be read: {one_line(error)[:200]}") from error
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return np.stack(list(threads.map(one, range(len(images)))))
+        for _ in threads.map(one, range(len(images))):
+            pass
 
 
 def resized(stored: Mapping[str, Any], size: int) -> NDArray[np.uint8]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import hub
 from bench.errors import DataError, SettingsError, one_line
-from tasks.sources import LIST, GeneratedSource, Source, files_of
+from tasks.sources import LIST, GeneratedSource, Source, files_of, listed_sizes, missing_shards
 
 if TYPE_CHECKING:
     from bench.settings import DataSettings
@@ -35,7 +34,7 @@ def resolve(settings: DataSettings, task: Task) -> Source:
         return cached
     if hub.is_reachable():
         return _hub(task, "no mirror is set and the hub can be reached")
-    return _sample(task, "no mirror is set, nothing is cached and the hub cannot be reached")
+    return _sample(task, "no mirror is set, the cache does not hold all files and the hub cannot be reached")
 
 
 def _sample(task: Task, reason: str) -> Source:
@@ -62,45 +61,62 @@ def _local(kind: str, root: Path, task: Task, reason: str) -> Source:
     if folder is None:
         where = " nor ".join(map(str, folders))
         raise DataError(f"{kind} data of {task.repository} ({task.config}) is missing: {where} does not exist.")
-    found = Source(kind, folder, content_hash(folder, task.source_splits), reason)
-    extra = [config for config in task.configs[1:] if found.of(config).folder.is_dir()]
-    if not extra:
-        return found
-    hashes = [found.revision, *(content_hash(found.of(config).folder, ("*",)) for config in extra)]
-    return replace(found, revision=hashlib.sha256(" ".join(hashes).encode()).hexdigest())
+    parts = {folder: task.local_splits(folder)}
+    others = [folder.parent / config for config in task.configs[1:]]
+    parts |= {other: ("*",) for other in others if other.is_dir()}
+    for part, splits in parts.items():
+        _require_shards(kind, part, splits)
+    hashes = [content_hash(part, splits) for part, splits in parts.items()]
+    revision = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+    return Source(kind, folder, revision, reason)
+
+
+def _require_shards(kind: str, folder: Path, splits: Sequence[str]) -> None:
+    """Raise DataError if the names of a split's files count others that are not there."""
+    missing = missing_shards(file for split in splits for file in files_of(folder, split))
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{kind} data is incomplete: {folder} lacks {missing[0]}.parquet{others}.")
 
 
 def content_hash(folder: Path, splits: Sequence[str]) -> str:
-    """SHA-256 over names and bytes of the files of `splits`, or of all lists of images where the folder has lists."""
+    """SHA-256 over names and bytes of the files of `splits`, and over the sizes of the images that a list names."""
     digest = hashlib.sha256()
-    lists = sorted(folder.glob(f"*{LIST}"))
-    for file in lists or sorted(file for split in splits for file in files_of(folder, split)):
+    for file in sorted(file for split in splits for file in files_of(folder, split)):
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
+        if file.suffix == LIST:
+            digest.update(str(listed_sizes(file)).encode())
     return digest.hexdigest()
 
 
 def _cached(task: Task) -> Source | None:
-    """The hub's files of the pinned revision where they are in the local hub cache already."""
+    """The hub's files of the task's revision where the local hub cache holds all of them.
+
+    A branch is what the cache has last seen of it; the source's revision is the commit.
+    """
     from huggingface_hub import constants
 
-    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{task.repository.replace('/', '--')}" / "snapshots"
-    folder = folder / str(task.revision) / task.config
-    splits = task.source_splits
-    if not all(list(folder.glob(f"{split}-*.parquet")) for split in splits):
-        return None
-    return Source("hub", folder, str(task.revision), "the hub's files are in the local cache")
+    root = Path(constants.HF_HUB_CACHE) / f"datasets--{task.repository.replace('/', '--')}"
+    revision = task.revision or constants.DEFAULT_REVISION
+    reference = root / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    folder = root / "snapshots" / commit / task.config
+    source = Source("hub", folder, commit, "the hub's files are in the local cache")
+    found = [files_of(folder, split) for split in task.source_splits]
+    found += [files_of(source.of(config).folder, "*") for config in task.configs[1:]]
+    return source if all(files and not missing_shards(files) for files in found) else None
 
 
 def _hub(task: Task, reason: str) -> Source:
-    """Download the task's parquet files at the pinned revision, or find them in the cache."""
+    """Download the task's parquet files that the cache lacks; the source's revision is the commit."""
     cached = _cached(task)
     if cached is not None:
         return cached
     if not hub.is_reachable():
         raise DataError(
-            f"data=hub, but the hub cannot be reached and {task.repository} ({task.config}) is not in the local cache; "
-            "use data.root=FOLDER for a mirror or data=sample."
+            f"data=hub, but the hub cannot be reached and {task.repository} ({', '.join(task.configs)}) is not, or not "
+            "as a whole, in the local cache; use data.root=FOLDER for a mirror or data=sample."
         )
     from huggingface_hub import snapshot_download
 
@@ -113,4 +129,4 @@ def _hub(task: Task, reason: str) -> Source:
         )
     except Exception as error:
         raise DataError(f"{task.repository} cannot be fetched from the hub: {one_line(error)[:300]}") from error
-    return Source("hub", Path(root) / task.config, str(task.revision), reason)
+    return Source("hub", Path(root) / task.config, Path(root).name, reason)

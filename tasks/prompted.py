@@ -55,7 +55,7 @@ class PromptedTask(StoredTask):
         columns: Sequence[str],
         at_most: int | None,
     ) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
-        """At most `at_most` rows with these columns, and their numbers. Raises DataError for what cannot be used."""
+        """At most `at_most` rows with these columns, and their positions. Raises DataError for what cannot be used."""
         table = source.read(split)
         require_columns(table, columns, f"split '{split}' in {source.folder}")
         require_decoder(tokenizer)

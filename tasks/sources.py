@@ -7,7 +7,9 @@ revision or content hash of the files, is part of a run's identity.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 
 LIST = ".txt"
+SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)")
 TRAIN_SPLIT = "train"
 
 
@@ -49,7 +52,7 @@ class Source:
 
         files = files_of(self.folder, split)
         if any(file.suffix == LIST for file in files):
-            return self.read(split).num_rows
+            return sum(1 for file in files for _ in _lines(file))
         return sum(pq.read_metadata(file).num_rows for file in files)
 
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -108,15 +111,46 @@ def files_of(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-*.parquet")) or ([listed] if listed.is_file() else [])
 
 
+def missing_shards(files: Iterable[Path]) -> list[str]:
+    """Shards that the names of others count ("train-00000-of-00002") and that are not among the files."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for file in files:
+        if shard := SHARD.match(file.name):
+            split, number, count = shard.groups()
+            found.setdefault((split, count), set()).add(int(number))
+    return [
+        f"{split}-{number:05}-of-{count}"
+        for (split, count), numbers in found.items()
+        for number in range(int(count))
+        if number not in numbers
+    ]
+
+
+def listed_sizes(file: Path) -> list[int]:
+    """Bytes of every image that a list names, in its order; -1 where there is none."""
+    sizes = []
+    for line in _lines(file):
+        try:
+            sizes.append(os.stat(f"{file.parent}/{line.rpartition(' ')[0]}").st_size)
+        except OSError:
+            sizes.append(-1)
+    return sizes
+
+
+def _lines(file: Path) -> Iterable[str]:
+    return filter(None, map(str.strip, file.read_text("utf-8").splitlines()))
+
+
 def _listed(file: Path) -> pa.Table:
     """A list of image files as a table of paths and labels. Raises DataError for a line that is neither."""
     import pyarrow as pa
 
     images, labels = [], []
-    for line in filter(None, map(str.strip, file.read_text("utf-8").splitlines())):
+    folder = file.parent.resolve()
+    for line in _lines(file):
         name, _, label = line.rpartition(" ")
-        image = (file.parent / name).resolve()
-        if not label.isdigit() or not image.is_relative_to(file.parent.resolve()):
+        image = (folder / name).resolve()
+        if not label.isdigit() or not image.is_relative_to(folder):
             raise DataError(f"{file}: the line '{line[:100]}' is no relative image path and a label.")
         images.append({"bytes": None, "path": str(image)})
         labels.append(int(label))

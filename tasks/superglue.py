@@ -55,6 +55,11 @@ class SuperGlueTask(TextTask):
         """Folders of the repository that the task reads."""
         return (self.config, *self.diagnostics)
 
+    @property
+    def context_column(self) -> str | None:
+        """The first text, but BoolQ's second: its passages stand in several rows, each with a question of its own."""
+        return "passage" if self.config == "boolq" else super().context_column
+
     def scored_splits(self, source: Source) -> Sequence[str]:
         """The reported splits, and the diagnostics that the source has."""
         present = [config for config in self.diagnostics if source.of(config).has(DIAGNOSTIC_SPLIT)]

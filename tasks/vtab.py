@@ -21,11 +21,14 @@ from bench.errors import DataError, SettingsError, one_line, suggestion
 from bench.identity import digest
 from tasks import vtab_labels
 from tasks.images import ImageExamples, ImageFormat, ImageTask, joined
-from tasks.metrics.vtab import CLASSES
+from tasks.metrics.vtab import CLASSES, TEST_EXAMPLES
+from tasks.sources import files_of
 from tasks.text import drawn, require_columns
 from tasks.tfds_order import CUTS, official_subset, resampled_subset
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
 
 PROTOCOLS = {"final": ("train800val200", "test"), "select": ("train800", "val200")}
 """Training subset and scored subset."""
-NAMED = "train800"
+OFFICIAL = ("train800", "val200", "test")
+"""Splits, or lists, of a copy of the official subsets."""
 DUMPS = ("XiN0919/VTAB-1k", "vtab-1k")
 """Folders of a mirror in which copies of the official lists lie."""
 HASH_LENGTH = 12
@@ -92,15 +96,23 @@ class VtabTask(ImageTask):
         """Splits of the files."""
         return [split for split in ("train", self.validation_split, self.test_split) if split is not None]
 
+    def local_splits(self, folder: Path) -> Sequence[str]:
+        """The official subsets where the folder holds them, else the splits of the files."""
+        return OFFICIAL if files_of(folder, OFFICIAL[0]) else self.source_splits
+
     def encode(
         self, source: Source, split: str, preprocessor: ImageFormat, max_length: int | None, at_most: int | None
     ) -> ImageExamples:
         """The benchmark's subset for training, or the one that is scored.
 
-        The official lists hold classes already, not the annotations that these follow from.
+        The official lists hold classes already, not the annotations that these follow from. Raises DataError for a test
+        split of another size than the benchmark's.
         """
         wanted = PROTOCOLS[self.protocol][0] if split == "train" else split
         how, subsets = self._subsets(source)
+        leftover = how.startswith("resampled") and self.test_split is None
+        if split == "test" and source.kind != "sample" and not leftover:
+            self._require_whole_test(source, subsets["test"])
         reader = replace(self, image_column="image", label_column="label", label_rule="class")
         reader = reader if how == "official" else self
         found = [reader._part(source, part, preprocessor, at_most) for part in subsets[wanted]]
@@ -133,6 +145,14 @@ class VtabTask(ImageTask):
         rule = getattr(vtab_labels, self.label_rule)
         return np.asarray(rule(np.asarray(values)), np.int64)
 
+    def _require_whole_test(self, source: Source, parts: Sequence[Part]) -> None:
+        """Raise DataError if the test split is not as large as the benchmark's."""
+        found = sum(source.count(split) if rows is None else len(rows) for split, rows in parts)
+        if found != TEST_EXAMPLES[self.name]:
+            raise DataError(
+                f"VTAB's {self.name} is tested on {TEST_EXAMPLES[self.name]} images; {source.folder} gives {found}."
+            )
+
     def _part(self, source: Source, part: Part, preprocessor: ImageFormat, at_most: int | None) -> ImageExamples:
         split, rows = part
         table = source.read(split)
@@ -142,8 +162,8 @@ class VtabTask(ImageTask):
 
     def _subsets(self, source: Source) -> tuple[str, Mapping[str, Sequence[Part]]]:
         """How the subsets were found, and the parts of each."""
-        if source.has(NAMED):
-            named = {name: [(name, None)] for name in ("train800", "val200", "test")}
+        if source.has(OFFICIAL[0]):
+            named = {name: [(name, None)] for name in OFFICIAL}
             return "official", named | {"train800val200": [*named["train800"], *named["val200"]]}
         rebuilt = self._rebuilt(source)
         return ("rebuilt", rebuilt) if rebuilt is not None else self._resampled(source)

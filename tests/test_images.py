@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bench.settings import DataSettings
 from tasks import images
 from tasks.images import ImageFormat, ImageTask
 from tasks.locating import resolve
+from tasks.metrics.vtab import TEST_EXAMPLES
 from tasks.sources import Source
 from tasks.tfds_order import CUTS
 from tasks.vtab import VtabTask
@@ -103,6 +105,7 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     found = resolve(DataSettings("mirror", str(tmp_path)), described)
     with pytest.raises(DataError, match="Image 1 of the split 'train'"):
         described.encode(found, "train", FORMAT, None, None)
+    assert not list((cache.FOLDER / "images").iterdir())
 
 
 def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
@@ -144,43 +147,103 @@ def test_every_sample_has_the_benchmarks_sizes_and_classes(name: str) -> None:
     assert described.subset(sample).startswith("resampled ")
 
 
-def lists(folder: Path, classes: int = 10) -> None:
-    """A copy of official lists: 800 + 200 + 50 images, the label is the number modulo `classes`."""
+def lists(root: Path, described: VtabTask, test: int | None = None) -> Source:
+    """A mirror with a copy of official lists: 800 + 200 images, and as many to test on as the benchmark has, or `test`.
+
+    The label is the image's number modulo 10; the images to test on are 50, again and again.
+    """
+    folder, content = root / "vtab-1k" / described.dump, png(random_image(8))
     folder.mkdir(parents=True)
-    content = png(random_image(8))
-    for name, first, count in (("train800", 0, 800), ("val200", 800, 200), ("test", 1000, 50)):
-        lines = []
-        for number in range(first, first + count):
-            (folder / f"{number}.png").write_bytes(content)
-            lines.append(f"{number}.png {number % classes}")
-        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    for number in range(1050):
+        (folder / f"{number}.png").write_bytes(content)
+    tested = [1000 + number % 50 for number in range(TEST_EXAMPLES[described.name] if test is None else test)]
+    for name, numbers in (("train800", range(800)), ("val200", range(800, 1000)), ("test", tested)):
+        lines = [f"{number}.png {number % min(described.classes, 10)}\n" for number in numbers]
+        (folder / f"{name}.txt").write_text("".join(lines))
+    return resolve(DataSettings("mirror", str(root)), described)
 
 
 @pytest.mark.parametrize("name", ["svhn", "cifar100", "clevr_count", "smallnorb_azimuth", "kitti"])
 def test_a_copy_of_the_official_lists_comes_first(name: str, tmp_path: Path) -> None:
     described: VtabTask = task_named(f"vtab/{name}")
-    lists(tmp_path / "vtab-1k" / described.dump, classes=min(described.classes, 10))
-    found = resolve(DataSettings("mirror", str(tmp_path)), described)
+    found = lists(tmp_path, described)
     train = described.encode(found, "train", FORMAT, None, None)
     assert described.subset(found) == "official"
     assert train.labels.tolist() == [number % min(described.classes, 10) for number in range(1000)]
-    assert len(described.encode(found, "test", FORMAT, None, None)) == 50
+    assert len(described.encode(found, "test", FORMAT, None, 50)) == 50
+
+
+@pytest.mark.parametrize("at_most", [None, 50])
+def test_a_test_split_of_another_size_than_the_benchmarks_is_refused(at_most: int | None, tmp_path: Path) -> None:
+    described: VtabTask = task_named("vtab/kitti")
+    found = lists(tmp_path, described, test=710)
+    with pytest.raises(DataError, match=r"VTAB's kitti is tested on 711 images; .*vtab-1k/kitti gives 710\."):
+        described.encode(found, "test", FORMAT, None, at_most)
+
+
+@pytest.mark.parametrize("changed", ["test.txt", "1007.png"])
+def test_the_revision_of_lists_follows_them_and_the_images_that_they_name(changed: str, tmp_path: Path) -> None:
+    described: VtabTask = task_named("vtab/kitti")
+    first = lists(tmp_path, described)
+    for name in ("LICENSE.txt", "1050.png"):
+        (first.folder / name).write_bytes(b"neither a list nor listed")
+    assert resolve(DataSettings("mirror", str(tmp_path)), described) == first
+    (first.folder / changed).write_bytes((first.folder / changed).read_bytes() + b"\n")
+    assert resolve(DataSettings("mirror", str(tmp_path)), described).revision != first.revision
+
+
+def test_official_parquet_splits_of_two_tasks_share_no_pixels(tmp_path: Path) -> None:
+    found = []
+    for name, side in (("dsprites_location", 8), ("dsprites_orientation", 9)):
+        described: VtabTask = task_named(f"vtab/{name}")
+        for split in ("train800", "val200", "test"):
+            write(tmp_path / "vtab-1k" / described.dump, split, [png(random_image(side))], label=[0])
+        source = resolve(DataSettings("mirror", str(tmp_path)), described)
+        found.append((source.revision, described.encode(source, "train", FORMAT, None, None).pixels))
+    (first, pixels), (second, others) = found
+    assert first != second
+    assert not np.array_equal(pixels, others)
+
+
+def test_two_image_columns_share_no_pixels(tmp_path: Path) -> None:
+    left, right = ([{"bytes": png(random_image(side)), "path": None}] for side in (8, 9))
+    stored = {"image_lt": pa.array(left, STORED), "image_rt": pa.array(right, STORED), "label": [0]}
+    folder = tmp_path / "dpdl-benchmark/oxford_flowers102/data"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        pq.write_table(pa.table(stored), folder / f"{split}-00000-of-00001.parquet")
+    pixels = []
+    for column in ("image_lt", "image_rt"):
+        described = task_named("image/flowers102", image_column=column)
+        found = resolve(DataSettings("mirror", str(tmp_path)), described)
+        pixels.append(described.encode(found, "train", FORMAT, None, None).pixels)
+    assert not np.array_equal(*pixels)
+
+
+def test_a_split_is_never_held_in_memory_as_a_whole(flowers: Source) -> None:
+    described = task_named("image/flowers102")
+    write(flowers.folder, "train", [png(random_image(40))] * 200, label=[0] * 200)
+    described.encode(flowers, "test", FORMAT, None, None)  # imports what decoding needs
+    tracemalloc.start()
+    examples = described.encode(flowers, "train", ImageFormat(128, FORMAT.mean, FORMAT.std), None, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert examples.pixels.shape == (200, 128, 128, 3)
+    assert peak < examples.pixels.nbytes / 2
 
 
 def test_selection_trains_on_the_800_and_scores_the_200(tmp_path: Path) -> None:
-    lists(tmp_path / "vtab-1k/svhn")
     described: VtabTask = task_named("vtab/svhn", protocol="select")
-    found = resolve(DataSettings("mirror", str(tmp_path)), described)
+    found = lists(tmp_path, described)
     assert described.reported_splits == ("val200",)
     assert len(described.encode(found, "train", FORMAT, None, None)) == 800
     assert described.encode(found, "val200", FORMAT, None, None).labels[0] == 0
 
 
 def test_a_list_cannot_name_an_image_outside_its_folder(tmp_path: Path) -> None:
-    lists(tmp_path / "vtab-1k/svhn")
-    (tmp_path / "vtab-1k/svhn/val200.txt").write_text("../../etc/secret.png 1\n")
     described: VtabTask = task_named("vtab/svhn")
-    found = resolve(DataSettings("mirror", str(tmp_path)), described)
+    found = lists(tmp_path, described)
+    (found.folder / "val200.txt").write_text("../../etc/secret.png 1\n")
     with pytest.raises(DataError, match="no relative image path"):
         described.encode(found, "train", FORMAT, None, None)
 

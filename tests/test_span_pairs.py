@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from bench.errors import DataError
 from bench.settings import DataSettings
-from bench.span_pair import SpanPairHead
+from bench.span_pair import SpanPairHead, SpanPairModel
 from tasks.locating import resolve
 from tasks.sources import Source
 from tasks.superglue import word_span
@@ -175,6 +175,21 @@ class TestSpanHead:
         logits.float().square().sum().backward()
         assert torch.isfinite(logits).all()
         assert all(torch.isfinite(parameter.grad).all() for parameter in head.parameters())
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({"classifier_dropout": None, "hidden_dropout_prob": 0.3}, 0.3),
+            ({"classifier_dropout": 0.0, "hidden_dropout_prob": 0.3}, 0.0),
+            ({"classifier_dropout": 0.7}, 0.7),
+        ],
+    )
+    def test_its_dropout_is_that_of_the_familys_own_head(self, settings: dict[str, Any], expected: float) -> None:
+        from transformers import BertConfig, BertForSequenceClassification
+
+        sizes = {"vocab_size": 5, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+        backbone = BertForSequenceClassification(BertConfig(**sizes, intermediate_size=4, **settings))
+        assert SpanPairModel(backbone, "bert").span_classifier.dropout.p == expected
 
     def test_masks_mark_the_tokens_from_first_to_last(self, official: Any, byte_level: Any) -> None:
         rows = OFFICIAL["wic"][1]

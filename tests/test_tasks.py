@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
+from bench import hub
 from bench.errors import DataError
 from bench.planning import build
 from bench.settings import DataSettings
@@ -21,7 +23,7 @@ from tasks.examples import TextExamples, Tokens
 from tasks.glue import GlueTask
 from tasks.locating import SAMPLES, resolve
 from tasks.sources import Source
-from tests.conftest import CONFIGURATION
+from tests.conftest import CONFIGURATION, task_named
 
 # The benchmark's own table: rows of train and of each reported split on the hub.
 GLUE = {
@@ -201,6 +203,90 @@ def test_hub_data_in_the_local_cache_is_found_without_the_network(
     found = resolve(DataSettings("auto"), described)
     assert (found.kind, found.revision) == ("hub", described.revision)
     assert found.read("validation").num_rows > 0
+
+
+@pytest.fixture
+def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A hub cache of its own; every data set in it is empty."""
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("PARSIMONY_DATA", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def put(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}.parquet").write_bytes(b"")
+
+
+def test_a_branch_in_the_local_cache_is_recorded_by_its_commit(hub_cache: Path) -> None:
+    described = task_named("vtab/kitti")
+    root = hub_cache / "datasets--dpdl-benchmark--kitti"
+    for commit in ("a" * 40, "b" * 40):
+        put(root / "snapshots" / commit / "data", *(f"{split}-00000-of-00001" for split in described.source_splits))
+    (root / "refs").mkdir()
+    (root / "refs/main").write_text("b" * 40)
+    found = resolve(DataSettings("auto"), described)
+    assert (found.kind, found.revision, found.folder) == ("hub", "b" * 40, root / "snapshots" / ("b" * 40) / "data")
+
+
+def test_what_was_downloaded_is_recorded_by_its_commit(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    root = hub_cache / "snapshots" / ("c" * 40)
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(root))
+    found = resolve(DataSettings("hub"), task_named("vtab/kitti"))
+    assert (found.revision, found.folder) == ("c" * 40, root / "data")
+
+
+@pytest.mark.parametrize(
+    "absent", ["rte/train-00001-of-00002", "rte/validation-00000-of-00001", "axb/test-00001-of-00002", "axg"]
+)
+def test_half_a_download_is_not_taken_for_the_data_set(absent: str, hub_cache: Path) -> None:
+    described = task_named("superglue/rte")
+    root = hub_cache / "datasets--aps--super_glue" / "snapshots" / described.revision
+    files = {
+        "rte": ["train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"],
+        "axb": ["test-00000-of-00002", "test-00001-of-00002"],
+        "axg": ["test-00000-of-00001"],
+    }
+    for config, names in files.items():
+        put(root / config, *(name for name in names if not f"{config}/{name}".startswith(absent)))
+    assert resolve(DataSettings("auto"), described).kind == "sample"
+    with pytest.raises(DataError, match="not as a whole, in the local cache"):
+        resolve(DataSettings("hub"), described)
+    for config, names in files.items():
+        put(root / config, *names)
+    assert resolve(DataSettings("auto"), described).kind == "hub"
+
+
+def test_a_mirror_with_missing_shards_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "nyu-mll/glue/sst2"
+    put(folder, "train-00001-of-00003", "validation-00000-of-00001")
+    with pytest.raises(DataError, match=r"sst2 lacks train-00000-of-00003\.parquet and 1 more\.$"):
+        resolve(DataSettings("mirror", str(tmp_path)), task("sst2"))
+
+
+def test_a_text_file_in_a_mirror_does_not_hide_what_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "nyu-mll/glue/sst2"
+    write(folder, "train", sentence=["a"], label=[0], idx=[0])
+    write(folder, "validation", sentence=["b"], label=[1], idx=[0])
+    first = resolve(DataSettings("mirror", str(tmp_path)), task("sst2")).revision
+    (folder / "LICENSE.txt").write_text("free")
+    assert resolve(DataSettings("mirror", str(tmp_path)), task("sst2")).revision == first
+    write(folder, "validation", sentence=["c"], label=[1], idx=[0])
+    assert resolve(DataSettings("mirror", str(tmp_path)), task("sst2")).revision != first
+
+
+def test_a_mirrors_revision_is_the_hash_of_the_names_and_bytes_that_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "nyu-mll/glue/sst2"
+    put(folder, "train-00000-of-00001", "validation-00000-of-00001", "test-00000-of-00001")
+    (folder / "train-00000-of-00001.parquet").write_bytes(b"rows")
+    expected = hashlib.sha256(b"train-00000-of-00001.parquetrowsvalidation-00000-of-00001.parquet").hexdigest()
+    assert resolve(DataSettings("mirror", str(tmp_path)), task("sst2")).revision == expected
 
 
 def test_a_mirrors_revision_follows_its_contents(tmp_path: Path) -> None:
