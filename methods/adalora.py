@@ -164,6 +164,16 @@ class AdaLora(LinearMethod):
             initial, final = self.initial_rank * len(self.layers), self.rank * len(self.layers)
             self.importance.mask(self.schedule.budget(step, initial, final))
 
+    def report(self) -> dict[str, Any]:
+        """Every layer's rank, their sum, and the parameters of A, B and E that are left without masked triplets."""
+        ranks = {name: int(layer.E.count_nonzero()) for name, layer in self.layers.items()}
+        sizes = {name: layer.in_features + layer.out_features + 1 for name, layer in self.layers.items()}
+        return {
+            "ranks": ranks,
+            "total_rank": sum(ranks.values()),
+            "parameters_left": sum(ranks[name] * sizes[name] for name in ranks),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """The importance averages: the next mask depends on them."""
         return self.importance.state_dict()

@@ -78,6 +78,8 @@ class Method:
         """What trains the method; the training loop puts it here before the first step."""
         self.seed = 0
         """Seed of the decisions in training; the runner puts the run's own here."""
+        self.max_length: int | None = None
+        """Most tokens of an example, None where that is not set; the runner puts the run's own here before `check`."""
 
     def check(self, anatomy: Anatomy) -> None:
         """Compare the settings with the model's shapes; `anatomy` is that of a model without weights.
@@ -98,16 +100,20 @@ class Method:
         raise NotImplementedError
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups over all trainable tensors; tensors with fewer than two dimensions are not decayed."""
+        """Optimizer groups over all trainable tensors; vectors, such as biases and norms, are not decayed."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
-        for _, parameter in trainable(self.backbone.model):
-            (decayed if parameter.ndim >= 2 else plain).append(parameter)
+        for name, parameter in trainable(self.backbone.model):
+            (plain if self.is_vector(name, parameter) else decayed).append(parameter)
         groups = [
             {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
             {"params": plain, "lr": learning_rate, "weight_decay": 0.0},
         ]
         return [group for group in groups if group["params"]]
+
+    def is_vector(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether a trainable tensor is a vector, whatever shape it is stored in."""
+        return parameter.ndim < 2
 
     def prepare(self, draw: Callable[[int], Iterator[Mapping[str, Tensor]]]) -> None:
         """Look at training examples before the optimizer exists: `draw(n)` gives batches of n random ones.

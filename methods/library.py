@@ -32,6 +32,8 @@ TASK_TYPES = {"sequence": "SEQ_CLS", "span_pair": "FEATURE_EXTRACTION", "languag
 """What PEFT calls each model of `bench/kinds.py`; it has no word for images."""
 RANDOM_DIRECTIONS = ("VERA", "PVERA")
 """Tuners whose rank counts shared random directions and may exceed the width of the model."""
+VECTORS = {"ia3_l", "boft_s", "beft_bias"}
+"""PEFT's scales and biases that it stores as matrices of one row or column."""
 IDENTITY_TOLERANCE = 1e-3
 """Relative change of a layer's output that an adapter at its start may make by rounding."""
 
@@ -92,6 +94,10 @@ class LibraryMethod(Method):
 
     def complete(self, config: PeftConfig, backbone: Backbone, total_steps: int) -> None:
         """Set what depends on the model or on the length of the run; nothing for most methods."""
+
+    def is_vector(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether a trainable tensor is a vector, whatever shape it is stored in."""
+        return super().is_vector(name, parameter) or not VECTORS.isdisjoint(name.split("."))
 
     def finish(self) -> None:
         """Merge into the base weights where the tuner can; a prompt stays beside the model."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.anatomy import LINEAR_ROLES
 from bench.errors import SettingsError
+from bench.kinds import KINDS
 from methods.library import LibraryMethod
 
 if TYPE_CHECKING:
@@ -112,12 +113,16 @@ class BlockDiagonalLora(LibraryMethod):
 class Kasa(LibraryMethod):
     """KaSA: W0 without its `rank` smallest singular components, plus s B diag(d) A: Wang et al. 2025.
 
-    The penalty keeps d small and A, B near semi-orthogonal: beta ||d||^2 + gamma (||B^T B - I|| + ||A A^T - I||).
+    The penalty keeps d small and A, B near semi-orthogonal: the mean over the layers, as in the authors' code, of
+    beta ||d||^2 + gamma (||B^T B - I|| + ||A A^T - I||). These r x r products are PEFT's and the paper's equation 11;
+    the authors' code has B B^T (out x out) and A^T A (in x in) in their place.
     """
 
-    def penalty(self) -> Tensor | None:
-        """The two regularisers, summed over the layers."""
-        return self.backbone.model.base_model._get_kasa_loss()
+    def penalty(self) -> Tensor:
+        """The two regularisers, a mean over the layers."""
+        layers = sum(1 for _ in _lora_layers(self.backbone))
+        total: Tensor = self.backbone.model.base_model._get_kasa_loss()
+        return total / layers
 
 
 class MonteCarloLora(LibraryMethod):
@@ -203,7 +208,14 @@ class AdaMSS(LibraryMethod):
 
 
 class Lily(LibraryMethod):
-    """Lily: A shared by neighbouring layers, B by all layers through a router: Zhong et al. 2024."""
+    """Lily: A shared by neighbouring layers, B by all layers through a router: Zhong et al. 2024.
+
+    The router's weights for the B are averaged over all examples and positions of the batch, padding included, as in
+    the authors' code: an output depends on what else is in the batch, also in evaluation. In a language model every
+    position would see those after it, so the kinds of task that such a model serves are refused.
+    """
+
+    kinds = frozenset(name for name, kind in KINDS.items() if kind.model != "language")
 
     def complete(self, config: PeftConfig, backbone: Backbone, total_steps: int) -> None:
         """Name the targets by their place in a block: PEFT shares A and B among targets of one name only."""

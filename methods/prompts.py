@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 PREFIX = "PREFIX_TUNING"
 SAVED_PROMPT = "prompt_embeddings"
+POSITION_EMBEDDINGS = ("position_embeddings", "wpe")
+"""What encoders and GPT-2 call their tables of learned positions."""
 
 
 class PromptMethod(LibraryMethod):
@@ -42,14 +44,31 @@ class PromptMethod(LibraryMethod):
             self.kinds = TEXT_KINDS
 
     def check(self, anatomy: Anatomy) -> None:
-        """Every layer must take outside keys and values if a prefix is to reach it."""
+        """Every layer must take outside keys and values if a prefix is to reach it, and prompt and text must fit."""
         super().check(anatomy)
         if anatomy.find("cross_attention.query"):
             raise SettingsError("method: a soft prompt needs an encoder or a decoder; this model is both in one.")
         if anatomy.backbone.main_input_name == "pixel_values":
             self._check_prefix_of_images()
-        elif self.peft_type == PREFIX:
+            return
+        if self.peft_type == PREFIX:
             _check_takes_prefix(anatomy)
+        self._check_positions(anatomy)
+
+    def _check_positions(self, anatomy: Anatomy) -> None:
+        """Raise SettingsError if the longest text finds no position embeddings after the prompt's.
+
+        A prefix takes positions too: the models count on from the keys that they are given.
+        """
+        positions = _positions(anatomy)
+        if self.max_length is None or positions is None or self.length + self.max_length <= positions:
+            return
+        room = positions - self.length
+        remedy = f"set training.max_length={room} or less" if room > 0 else "choose a shorter prompt"
+        raise SettingsError(
+            f"method.length={self.length} and training.max_length={self.max_length} need "
+            f"{self.length + self.max_length} positions, but the model has {positions}; {remedy}."
+        )
 
     def _check_prefix_of_images(self) -> None:
         """Raise SettingsError for what only PEFT's prefix has."""
@@ -116,6 +135,20 @@ def _check_takes_prefix(anatomy: Anatomy) -> None:
     if "past_key_values" not in inspect.signature(block.forward).parameters:
         layer = type(block).__name__
         raise SettingsError(f"method: a prefix needs layers that take past keys and values; {layer} does not.")
+
+
+def _positions(anatomy: Anatomy) -> int | None:
+    """How many positions the model's learned embeddings serve; None where it has none, and text may be of any length.
+
+    RoBERTa's positions begin after the row of its padding token.
+    """
+    from torch import nn
+
+    for name, module in anatomy.backbone.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in POSITION_EMBEDDINGS:
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - unused
+    return None
 
 
 def read_real_tokens(model: PeftModel, anatomy: Anatomy) -> None:

@@ -315,6 +315,19 @@ class TestMethod:
         assert not all(history[8])
         assert all(history[7]), "step 6 masked, step 7 did not"
 
+    def test_the_report_counts_what_the_mask_has_left(self) -> None:
+        method = attached(targets=["attention.query", "ffn.up"])
+        layers = list(method.layers.values())
+        for layer in layers:
+            nn.init.ones_(layer.E)
+        layers[0].E.data[:3] = 0
+        layers[1].E.data[2] = 0
+        # The query layers are 32 x 32, the feed-forward ones 32 x 64: 65 and 97 parameters per triplet.
+        report = method.report()
+        assert [name.split(".")[-1] for name in report["ranks"]] == ["query", "dense", "query", "dense"]
+        assert list(report["ranks"].values()) == [1, 3, 4, 4]
+        assert (report["total_rank"], report["parameters_left"]) == (12, 5 * 65 + 7 * 97)
+
     def test_equal_initial_and_final_rank_mask_nothing(self) -> None:
         assert all(all(step) for step in train(attached(rank=4), range(STEPS)))
 

@@ -33,7 +33,9 @@ STEPS = 3
 EXAMPLES = 10
 NEW_TOKENS = 9
 
-REFUSED = {(name, "image_classification"): "serves" for name in ("prompt_tuning", "p_tuning")}
+REFUSED = {(name, "image_classification"): "serves" for name in ("prompt_tuning", "p_tuning")} | {
+    ("lily", model): "serves" for model in ("generation", "generation_gpt2")
+}
 """Sentences in which methods refuse models."""
 
 

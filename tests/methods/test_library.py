@@ -8,6 +8,7 @@ from peft.tuners.adamss.layer import AdamssLayer
 from transformers import AutoModelForCausalLM
 
 from bench.errors import SettingsError
+from methods.base import trainable
 from tests.families import CONFIGS, backbone, classifier, language_model
 from tests.methods.conftest import attached, method_named, settings_of
 
@@ -50,6 +51,19 @@ def test_bd_lora_has_blocks_in_b_but_in_a_where_a_layer_reads_what_is_split(fami
         assert b.shape == (width_out, RANK if split_by_inputs else RANK // BLOCKS_OF_BD_LORA)
 
 
+def test_kasa_takes_the_mean_of_its_penalties_over_the_layers() -> None:
+    method = attached("kasa", rank=RANK, options={"kasa_config": {"beta": 0.1, "gamma": 0.01}})
+    for name, tensor in method.backbone.model.named_parameters():
+        if "lora_A" in name:
+            torch.nn.init.orthogonal_(tensor)
+        elif "lora_B" in name:
+            torch.nn.init.zeros_(tensor)
+        elif "lora_diag" in name:
+            torch.nn.init.ones_(tensor)
+    # In each of the four layers ||d||^2 = 4, ||B^T B - I|| = ||I|| = 2 and ||A A^T - I|| = 0.
+    torch.testing.assert_close(method.penalty(), torch.tensor(0.1 * 4 + 0.01 * 2))
+
+
 def test_adamss_goes_on_with_its_scores_where_the_layers_are() -> None:
     method = attached("adamss", options=settings_of("adamss")["options"] | {"use_asa": True})
     layers = [module for module in method.backbone.model.modules() if isinstance(module, AdamssLayer)]
@@ -60,3 +74,13 @@ def test_adamss_goes_on_with_its_scores_where_the_layers_are() -> None:
     for layer in layers:
         score, unknown = layer.exp_avg_ipt_A["default"]
         assert (score.device.type, unknown) == ("meta", None)
+
+
+@pytest.mark.parametrize(("name", "part"), [("ia3", "ia3_l"), ("boft", "boft_s"), ("beft", "beft_bias")])
+def test_vectors_that_peft_stores_as_matrices_are_not_decayed(name: str, part: str) -> None:
+    method = attached(name)
+    decayed, plain = ({id(p) for p in group["params"]} for group in method.parameter_groups(1e-3, 0.1))
+    vectors = {id(p) for n, p in trainable(method.backbone.model) if part in n}
+    assert vectors
+    assert vectors <= plain
+    assert not vectors & decayed
