@@ -17,6 +17,7 @@ from bench.leaderboard.overall import OVERALL
 from bench.leaderboard.page.entries import GROUPS, LIMIT
 from bench.leaderboard.pareto import PARETO
 from bench.leaderboard.profiles import PROFILES
+from bench.leaderboard.statistics.paired import FEW
 from bench.leaderboard.task_sets import HEAD
 from bench.record import RunRecord
 
@@ -42,10 +43,12 @@ A table without rows is not written. The page and the plots need `pip install 'p
 
 ## Groups
 
-Rows are ranked, tested and averaged only within a group: one model, budget and recipe, tuning effort, source and subset
-of the data, precision, hardware, and software. Their common name in the column `group` is a hash of these, so it is the
-same wherever the same things were run. Tuned rows and defaults are different groups. A task whose data has two
-revisions counts as two tasks. Several seeds of one method with one choice of settings are one row.
+Rows are ranked, tested and averaged only within a group: one model with its weights and settings, budget and recipe,
+tuning effort, source and subset of the data, precision, hardware, and software. Their common name in the column `group`
+is a hash of these, so it is the same wherever the same things were run. Tuned rows and defaults are different groups. A
+task whose data has two revisions counts as two tasks, and so does one with two settings of its own, such as a template
+or a limit of new tokens. Several seeds of one method with one choice of settings are one row; of several runs of one
+row and seed the one counts that finished last (if that is equal or unknown, the one with the highest run id).
 
 ## Which test where
 
@@ -56,10 +59,17 @@ revisions counts as two tasks. Several seeds of one method with one choice of se
 | The same in F1 or a correlation? | paired bootstrap |
 | The same for several methods at once? | Holm's correction, and a stricter level against the best |
 | How large is the difference? | paired bootstrap, 95 % interval |
-| Do two methods differ over several tasks? | Nemenyi's test: mean ranks at least the critical difference apart |
+| Do some methods differ over several tasks? | Friedman's test, in the form of Iman and Davenport |
+| Which, if so? | Nemenyi's test: mean ranks at least the critical difference apart |
+
+The paired tests speak of these trained models on new examples, not of the methods retrained with new seeds: for that,
+look at the interval over seeds.
 
 Both methods are taken on the same examples and the seeds that both have. McNemar's test is the sign-flip test of a
-single seed. The level against the best is stricter because the best was chosen by the very scores that are tested.
+single seed. The level against the best is stricter because the best was chosen by the very scores that are tested, and
+only a row that scores lower on the shared seeds is told from it. Where fewer than {FEW} resamples of a paired bootstrap
+lie on one side of 0, their share is too coarse for Holm's correction; the p-value is then that of the normal
+approximation, difference / standard deviation of the resampled differences (Efron and Tibshirani 1993).
 What is drawn or flipped is an example: of MultiRC a question with all its options, of ReCoRD a query.
 Where predictions are missing there is no test, and the cell stays empty.
 
@@ -67,9 +77,10 @@ Where predictions are missing there is no test, and the cell stays empty.
 
 A table and plots of one group, which is chosen at the top. A group with several tasks opens with the means over the set
 of tasks that covers most results; a task is chosen among the filters. `≈ best` marks rows that cannot be told from the
-best of their task, `edge` a tuned learning rate at the end of the range that tuning could choose from. A row opens to
-the command that repeats the run of its first seed, tuned settings included. Bytes by cause, seconds by phase and curves
-are those of the first seed. A – is a number that was not measured.
+best of their task or, over several tasks, from the one with the lowest mean rank; `edge` marks a tuned learning rate at
+the end of the range that tuning could choose from. A row opens to the command that repeats the run of its first seed,
+tuned settings included. Bytes by cause, seconds by phase and curves are those of the first seed. A – is a number that
+was not measured.
 
 The page shows at most {LIMIT:,} rows, the best of each task first, of the {GROUPS} largest groups; where it leaves rows
 out it says so. The CSV files have all of them.
@@ -84,11 +95,16 @@ SHARED = {
     "row": "Name of the row: a hash of what its runs have in common, which is all but the seed.",
     "tuning": "How the settings were chosen: `defaults`, or the sampler with its number of trials and their steps.",
     "data_revision": "Revision or content hash of the data, its first 12 characters.",
+    "model_settings_id": "Hash of the model's repository and revision, weights, image size and head dropout.",
+    "task_settings_id": "Hash of the task's settings but for where its data come from; `unknown` in old records.",
+    "settings_id": "Hash of method settings and recipe: what the seeds of one row share; `-b` and the size of its "
+    "forward passes follow where `hardware.per_device_batch_size` sets one.",
     "data_subset": "`official` or `resampled` where the benchmark prescribes a subset, else `whole`.",
     "hardware": "The device, with the number of processes where there are several.",
     "software": "Versions of the libraries that compute.",
     "task_set": "Name of the set of tasks: a hash of `tasks`.",
-    "tasks": "The tasks, with spaces between them; `@` and a revision where a group has two of a task's data.",
+    "tasks": "The tasks, with spaces between them; `@` and a revision where a group has two of a task's data, "
+    "`#` and `task_settings_id` where it has two settings of one.",
     "task_count": "How many they are.",
     "seeds": "Distinct seeds; over several tasks, runs of the task that has fewest.",
     "trainable_parameters": "Parameters that the method trains, the task head apart; of several tasks on the first.",
@@ -103,6 +119,8 @@ BENCHMARK = {
     "score_low": "Lower end of the 95 % t-interval of the mean over seeds, in percent.",
     "score_high": "Upper end.",
     "seed_list": "The seeds, ascending.",
+    "lost_seeds": "Further seeds whose run diverged, failed or ran out of memory: no mean has them, so a row with some "
+    "looks better than it is. A run that ended before its data were read is not known to belong here.",
     "learning_rate": "Learning rate, mean over the seeds (which share it).",
     "standard_error_over_examples": "Standard error over the examples of a share of right answers, in points; empty "
     "for other metrics.",
@@ -117,7 +135,10 @@ OVER_TASKS = {
     "interquartile_mean_low": "Lower end of its 95 % interval, by the bootstrap stratified by task.",
     "interquartile_mean_high": "Upper end.",
     "mean_rank": "Mean over the tasks of the rank among the methods of this set; equal ones share the mean of theirs.",
-    "critical_difference": "Mean ranks this far apart differ at the 5 % level (Nemenyi).",
+    "friedman_p_value": "Probability of mean ranks at least as unequal if all methods were equally good (Friedman's "
+    "test, F of Iman and Davenport).",
+    "critical_difference": "Mean ranks this far apart differ at the 5 % level (Nemenyi), where `friedman_p_value` is "
+    "at most 0.05.",
     "borda_count": "Points over all tasks: one per method that scores lower, half a point per equal one.",
     "win_rate": "Share of pairs of task and other method that the method wins, ties as half; 0 to 1.",
     "probability_over_lora": "Probability that a run beats one of LoRA's on a task drawn at random, 0 to 1; LoRA in "
@@ -151,9 +172,10 @@ TESTED = {
     "difference": "The row's score less the other's, in points.",
     "difference_low": "Lower end of the 95 % interval, by the paired bootstrap.",
     "difference_high": "Upper end.",
-    "p_value": "Probability of a difference at least as large if both were equally good.",
+    "p_value": "Probability of a difference at least as large on other examples if these trained models were as good.",
     "p_value_holm": "The same, corrected for the number of rows that are compared with this other one.",
-    "separable": "Whether the two can be told apart: at the 5 % level, against the best at a stricter one.",
+    "separable": "Whether the two can be told apart: at the 5 % level; against the best at a stricter one, and only "
+    "where `difference` is below 0.",
 }
 OF_A_FRONT = {
     "cost": "The column that is the cost: parameters, peak memory, training seconds, training energy, latency.",

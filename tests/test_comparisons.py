@@ -205,3 +205,41 @@ class TestBoards:
         elsewhere = Boards.of(replace(sources, root=tmp_path / "nowhere"))
         assert elsewhere.rows["separable_from_best"].isna().all()
         assert len(elsewhere.comparisons) == 0
+
+    def test_many_methods_far_below_the_best_are_all_told_from_it_by_a_bootstrap(self, tmp_path: Path) -> None:
+        found = []
+        for number in range(21):
+            method = f"method{number:02}"
+            predictions = LABELS if number == 0 else with_errors(0.4, number)
+            score = 100 * float(f1_score(LABELS, predictions))
+            found.append(record(method=method, settings_id="x", run_id=f"{number:016x}", score=score, metric="f1"))
+            written(tmp_path / f"glue/sst2/minilm/{method}/{number:016x}", LABELS, predictions)
+        rows = Boards.of(Sources(runs_of(found), runs_of([]), tmp_path)).rows.set_index("method")
+        assert not rows["separable_from_best"]["method00"]
+        assert rows["separable_from_best"].sum() == 20
+
+    def test_a_row_above_the_best_on_the_shared_seeds_is_not_told_from_it(self, tmp_path: Path) -> None:
+        cells = [("lora", 0, 0.4), ("lora", 1, 0.0), ("dora", 0, 0.25)]
+        found = []
+        for number, (method, seed, errors) in enumerate(cells):
+            predictions = with_errors(errors)
+            score = 100 * float(np.mean(predictions == LABELS))
+            found.append(record(method=method, seed=seed, settings_id="x", run_id=f"{number:016x}", score=score))
+            written(tmp_path / f"glue/sst2/minilm/{method}/{number:016x}", LABELS, predictions)
+        boards = Boards.of(Sources(runs_of(found), runs_of([]), tmp_path))
+        against_best = boards.comparisons[boards.comparisons["against"] == "best"].iloc[0]
+        assert boards.rows["method"].tolist() == ["lora", "dora"]
+        assert against_best["difference"] > 0
+        assert against_best["p_value"] < 0.01
+        assert not boards.rows["separable_from_best"].any()
+
+    def test_of_two_runs_of_one_seed_the_last_is_tested(self, tmp_path: Path) -> None:
+        cells = [("dora", 0.0, None), ("lora", 0.4, "2026-01-01T00:00:00"), ("lora", 0.0, "2026-01-02T00:00:00")]
+        found = []
+        for number, (method, errors, finished_at) in enumerate(cells):
+            run_id = f"{9 - number:016x}"
+            found.append(record(method=method, settings_id="x", run_id=run_id, finished_at=finished_at))
+            written(tmp_path / f"glue/sst2/minilm/{method}/{run_id}", LABELS, with_errors(errors))
+        boards = Boards.of(Sources(runs_of(found), runs_of([]), tmp_path))
+        assert boards.comparisons["difference"].tolist() == [0.0] * len(boards.comparisons)
+        assert boards.rows["seeds"].tolist() == [1, 1]

@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from bench.leaderboard.boards import Boards, Sources
+from bench.leaderboard.documents import LEGEND, documents
+from bench.leaderboard.documents import score as in_document
 from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.profiles import profiles
 from bench.leaderboard.publish import publish
-from bench.leaderboard.rows import rows_of
+from bench.leaderboard.rows import last_of_each_seed, rows_of
 from bench.leaderboard.task_sets import over_equal_tasks
+from bench.record import RunRecord
 from bench.store import Store
 from tasks.metrics.averages import GLUE_EIGHT, SUPERGLUE_EIGHT
 from tests.conftest import runs_of
@@ -40,6 +45,95 @@ def test_other_settings_precision_or_data_are_other_rows() -> None:
         [base, replace(base, settings_id="y"), replace(base, precision="bf16"), replace(base, device="cuda")]
     )
     assert len(rows_of(runs)) == 4
+
+
+def settings(**sections: dict[str, object]) -> RunRecord:
+    """A record with these sections of settings."""
+    return record(settings_id="x", settings=sections)
+
+
+def test_runs_that_differ_in_the_models_settings_or_weights_stand_in_groups_of_their_own() -> None:
+    base = settings(model={"path": None, "head_dropout": None})
+    for other in (
+        settings(model={"path": None, "head_dropout": 0.1}),
+        settings(model={"path": None, "head_dropout": None, "image_size": 384}),
+        settings(model={"path": "/weights", "head_dropout": None}),
+        replace(base, model_sha256="f" * 64),
+        replace(base, model_revision="another"),
+    ):
+        rows = rows_of(runs_of([base, other]))
+        assert (rows["row"].nunique(), rows["group"].nunique()) == (2, 2)
+
+
+def test_the_same_weights_in_a_folder_are_the_same_model() -> None:
+    paths = (None, "/weights")
+    runs = [replace(settings(model={"path": path}), seed=seed, model_sha256="f") for seed, path in enumerate(paths)]
+    assert rows_of(runs_of(runs))["seeds"].tolist() == [2]
+
+
+def test_two_settings_of_a_task_are_two_tasks_of_one_group() -> None:
+    short, long, templated = (
+        settings(task={"max_new_tokens": 300, "template": "Q"}),
+        settings(task={"max_new_tokens": 512, "template": "Q"}),
+        settings(task={"max_new_tokens": 300, "template": "Question"}),
+    )
+    rows = rows_of(runs_of([short, long, templated]))
+    assert (rows["row"].nunique(), rows["group"].nunique()) == (3, 1)
+    assert rows["rank"].tolist() == [1, 1, 1]
+
+
+def test_where_the_data_of_a_task_come_from_is_no_setting_of_it() -> None:
+    first, second = (settings(task={"repository": name, "epochs": 3}) for name in ("a/glue", "b/glue"))
+    assert rows_of(runs_of([first, replace(second, seed=1)]))["seeds"].tolist() == [2]
+
+
+def test_the_size_of_forward_passes_tells_rows_of_one_group_apart() -> None:
+    runs = [settings(hardware={"per_device_batch_size": size}) for size in (None, 8)]
+    rows = rows_of(runs_of(runs))
+    assert (rows["settings_id"].tolist(), rows["group"].nunique()) == (["x", "x-b8"], 1)
+
+
+def test_records_without_settings_have_a_row() -> None:
+    old = record(settings_id=None, settings={}, model_repository=None, schema_version=1)
+    assert rows_of(runs_of([old]))["task_settings_id"].tolist() == ["unknown"]
+
+
+def test_of_two_runs_of_one_seed_the_one_that_finished_last_counts() -> None:
+    scores = {"b": (70.0, "2026-01-03T00:00:00"), "c": (80.0, "2026-01-02T00:00:00"), "a": (90.0, None)}
+    runs = [record(settings_id="x", run_id=name, score=s, finished_at=at) for name, (s, at) in scores.items()]
+    assert last_of_each_seed(runs_of(runs))["score"].tolist() == [70.0]
+    assert last_of_each_seed(runs_of(run for run in runs if run.run_id != "b"))["score"].tolist() == [80.0]
+    equal = [replace(run, finished_at="2026-01-01T00:00:00") for run in runs]
+    assert last_of_each_seed(runs_of(equal))["score"].tolist() == [80.0]  # the run called c
+    boards = Boards.of(Sources(runs_of([*runs, replace(runs[0], seed=1, score=72.0)]), runs_of([]), Path("nowhere")))
+    row = boards.rows.iloc[0]
+    assert (row.seeds, row.score_mean, row.score_std) == (2, 71.0, pytest.approx(2**0.5))
+
+
+def test_seeds_that_diverged_or_failed_are_counted(tmp_path: Path) -> None:
+    kept = record(settings_id="x", data_source="hub", run_id="0")
+    ended = replace(kept, score=None, metrics={})
+    endings = ["complete", "diverged", "failed", "out_of_memory", "interrupted"]
+    for seed, status in enumerate(endings):
+        run = replace(ended if seed else kept, seed=seed, status=status, run_id=str(seed))
+        write(Store(tmp_path).folder(run.task, run.model, run.method, run.run_id), run)
+    publish(tmp_path, pages=False)
+    glue = tmp_path / "leaderboard" / "glue.csv"
+    assert pd.read_csv(glue)[["seeds", "lost_seeds"]].to_numpy().tolist() == [[1, 3]]
+    again = replace(kept, seed=1, run_id="9")
+    write(Store(tmp_path).folder(again.task, again.model, again.method, again.run_id), again)
+    publish(tmp_path, pages=False)
+    assert pd.read_csv(glue)[["seeds", "lost_seeds"]].to_numpy().tolist() == [[2, 2]]
+
+
+def test_equal_scores_in_another_order_share_a_rank() -> None:
+    runs = runs_of(
+        record(method=method, seed=seed, score=score, settings_id="x")
+        for method, scores in (("lora", (80.1, 80.1, 80.2)), ("dora", (80.2, 80.1, 80.1)))
+        for seed, score in enumerate(scores)
+    )
+    assert sum((80.1, 80.1, 80.2)) != sum((80.2, 80.1, 80.1))
+    assert rows_of(runs)["rank"].tolist() == [1, 1]
 
 
 def test_only_complete_runs_count() -> None:
@@ -135,6 +229,34 @@ def test_two_revisions_of_a_tasks_data_are_two_tasks() -> None:
     assert len(averages(rows)) == 0
 
 
+def test_two_revisions_of_one_task_leave_the_averages_of_other_benchmarks() -> None:
+    glue = [record(settings_id="x", task="glue/rte", data_revision=revision) for revision in ("a" * 40, "b" * 40)]
+    superglue = [record(settings_id="x", task=f"superglue/{task}", score=70.0) for task in SUPERGLUE_EIGHT]
+    table = averages(rows_of(runs_of([*glue, *superglue])))
+    assert table["superglue_average"].tolist() == [70.0]
+    assert table["glue_average"].isna().all()
+
+
+def test_two_settings_of_a_task_have_columns_of_their_own() -> None:
+    runs = [settings(task={"max_new_tokens": limit}) for limit in (300, 512)]
+    rows = rows_of(runs_of([replace(runs[0], score=10.0), replace(runs[1], score=20.0)]))
+    first, second = sorted("glue/sst2#" + rows["task_settings_id"])
+    columns = documents(rows.assign(separable_from_best=None))["leaderboard.md"].splitlines()[2]
+    assert columns == rf"| method | trainable parameters | {first} | {second} |".replace("#", r"\#")
+
+
+def friedman_p_value(*scores: tuple[float, float]) -> float:
+    """Over as many tasks as there are pairs of scores of two methods."""
+    cells = [(method, f"glue/t{task}", pair["ab".index(method)]) for task, pair in enumerate(scores) for method in "ab"]
+    return float(over_tasks(*cells)["friedman_p_value"].iloc[0])
+
+
+def test_whether_any_methods_differ_is_friedmans_question() -> None:
+    assert friedman_p_value((1.0, 2.0), (2.0, 1.0)) == 1
+    # ranks 1.25 and 1.75 on 4 tasks: chi-square 12·4/6 · (4.625 - 4.5) = 1, F = 3·1/(4 - 1) = 1 with 1 and 3 degrees
+    assert friedman_p_value((2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (1.0, 2.0)) == pytest.approx(stats.f.sf(1, 1, 3))
+
+
 def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for seed in (0, 1):
@@ -169,12 +291,28 @@ def test_the_documents_show_methods_by_tasks_and_what_is_missing(tmp_path: Path)
     assert [line for line in lines if line.startswith("|")] == [
         "| method | trainable parameters | glue/rte | glue/sst2 |",
         "| --- | ---: | ---: | ---: |",
-        "| lora | 73,728 | 70.2 | 90.0 |",
+        "| lora | 73,728 | 70.2 | 90.0† |",  # without predictions there is no test
         "| dora | 73,728 | – | 91.0 |",
     ]
     paper = (tmp_path / "leaderboard" / "leaderboard.tex").read_text()
     assert r"dora & 73,728 & -- & 91.0 \\" in paper
     assert r"\begin{tabular}{lrrr}" in paper
+
+
+def test_a_mark_says_how_a_score_stands_against_the_best() -> None:
+    cell = {"rank": 2, "score_mean": 90.0, "score_high": math.nan}
+    assert in_document(cell | {"separable_from_best": True}) == "90.0"
+    assert in_document(cell | {"separable_from_best": False}) == "90.0°"
+    assert in_document(cell | {"separable_from_best": pd.NA}) == "90.0†"
+    assert in_document(cell | {"separable_from_best": False, "rank": 1}) == "90.0"
+    assert all(mark in LEGEND for mark in "°†–")
+
+
+def test_free_text_is_no_markup_in_a_document() -> None:
+    rows = rows_of(runs_of([record(settings_id="x", hardware={"device_name": "*a_b* [x](y) !# ~ ^ \n\n{&}"})]))
+    found = documents(rows.assign(separable_from_best=None))
+    assert r"\*a\_b\* \[x\](y) \!\# \~ ^ {&}" in found["leaderboard.md"]
+    assert r"*a\_b* [x](y) !\# \textasciitilde{} \textasciicircum{} \{\&\}" in found["leaderboard.tex"]
 
 
 def test_no_records_give_no_tables(tmp_path: Path) -> None:

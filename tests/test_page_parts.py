@@ -77,6 +77,37 @@ class TestEntries:
         runs = [record(settings_id=settings) for settings in ("abcdef", "123456")]
         assert {row["label"] for row in entries_of(*runs)} == {"lora (abcd)", "lora (1234)"}
 
+    def test_settings_whose_first_digits_are_alike_are_shown_as_a_whole(self) -> None:
+        runs = [record(settings_id=settings) for settings in ("abcdef", "abcd99")]
+        assert {row["label"] for row in entries_of(*runs)} == {"lora (abcdef)", "lora (abcd99)"}
+
+    def test_over_tasks_the_best_has_the_lowest_mean_rank_and_only_what_lies_behind_it_is_below(self) -> None:
+        tasks = [f"glue/t{number}" for number in range(6)]
+        scores = {"steady": [60.0] * 6, "lucky": [50.0] * 5 + [99.0], "last": [40.0] * 6}
+        scores["lucky"][5] = 200.0  # the highest mean score of all
+        runs = [
+            record(method=method, task=task, score=score, settings_id="x")
+            for method, of_method in scores.items()
+            for task, score in zip(tasks, of_method, strict=True)
+        ]
+        over = {row["method"]: row for row in entries_of(*runs) if row["over_tasks"]}
+        assert (over["lucky"]["rank"], over["steady"]["rank"]) == (1, 2)
+        assert {method: row["standing"] for method, row in over.items()} == {
+            "steady": "best",
+            "lucky": "alike",
+            "last": "below",
+        }
+
+    def test_where_friedmans_test_finds_nothing_no_method_is_below(self) -> None:
+        scores = {"a": [3.0, 1.0, 2.0], "b": [1.0, 2.0, 3.0], "c": [2.0, 3.0, 1.0]}
+        runs = [
+            record(method=method, task=f"glue/t{task}", score=score, settings_id="x")
+            for method, of_method in scores.items()
+            for task, score in enumerate(of_method)
+        ]
+        over = [row["standing"] for row in entries_of(*runs) if row["over_tasks"]]
+        assert over == ["best"] * 3
+
 
 class TestDetailsOfARun:
     def test_a_run_without_files_has_none(self, tmp_path: Path) -> None:
@@ -89,6 +120,14 @@ class TestDetailsOfARun:
         steps = details_of(tmp_path, {}).steps
         assert len(steps) <= POINTS
         assert steps[-1] == 1000
+
+    @pytest.mark.parametrize(
+        "line", ['{"step": 1e999, "loss": 1}', "[" * 100_000, '{"step": 1, "loss": 1' + "0" * 400 + "}"]
+    )
+    def test_a_foreign_curve_that_no_number_holds_ends_there(self, tmp_path: Path, line: str) -> None:
+        write(tmp_path, record())
+        (tmp_path / "history.jsonl").write_text('{"step": 1, "loss": 2.5}\n' + line)
+        assert details_of(tmp_path, {}).losses == [2.5]
 
     def test_of_trials_at_one_learning_rate_the_best_counts(self, tmp_path: Path) -> None:
         write(tmp_path, record(trial_run_ids=["a", "b", "c", "gone"]))
@@ -121,6 +160,11 @@ class TestMethods:
         assert all(
             f"{count} on <code>m</code>" in text for count, text in zip((7, 6, 8, 9), texts.values(), strict=True)
         )
+
+    def test_a_name_that_no_file_can_have_is_no_method(self) -> None:
+        for name in ("../lora", "x" * 999, "a\0b", ""):
+            assert family_of(name) == OTHER
+            assert "No method of this name" in cards({name: "1"})[0]["text"]
 
     def test_a_reconstruction_is_called_one(self) -> None:
         rebuilt = [name for name in METHODS if (card := card_of(name)) is not None and card.reconstruction]

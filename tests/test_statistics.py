@@ -10,31 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import norm
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from bench.leaderboard.statistics import resampling
-from bench.leaderboard.statistics.intervals import (
-    Interval,
-    Summary,
-    bootstrap_mean_interval,
-    standard_error_over_examples,
-    summary,
-    wilson_interval,
-)
+from bench.leaderboard.statistics.intervals import Interval, percentile_interval, standard_error_over_examples
 from bench.leaderboard.statistics.paired import (
     PairedDifference,
     holm,
+    level_against_best,
     mcnemar,
-    not_separable_from_best,
-    paired_bootstrap,
     paired_bootstrap_of_means,
     paired_mean_bootstrap,
 )
 from bench.leaderboard.statistics.resampling import resampled_means
-
-# Newcombe 1998, table I: successes, trials, limits of method 3 (Wilson's score without continuity correction)
-NEWCOMBE = [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -45,45 +34,14 @@ def accuracy(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     return float(np.mean(predictions == labels))
 
 
-def test_a_summary_of_three_seeds_follows_the_t_table() -> None:
-    found = summary([80.0, 82.0, 87.0])
-    assert (found.mean, found.n) == (83.0, 3)
-    assert found.standard_deviation == pytest.approx(13**0.5)  # deviations -3, -1, 4: (9 + 1 + 16) / 2
-    assert found.half_width == pytest.approx(4.303 * (13 / 3) ** 0.5, rel=1e-4)  # t of 2 degrees of freedom: 4.303
-
-
-def test_other_confidences_follow_the_t_table_too() -> None:
-    assert summary([1, 2, 3, 4, 5], confidence=0.9).half_width == pytest.approx(2.132 * 0.5**0.5, rel=1e-3)
-    assert summary([1, 2, 3, 4, 5], confidence=0.99).half_width == pytest.approx(4.604 * 0.5**0.5, rel=1e-3)
-
-
-def test_one_seed_has_a_mean_and_nothing_else() -> None:
-    assert summary([71.5]) == Summary(71.5, None, 1, None)
-    assert bootstrap_mean_interval([71.5], generator()) is None
+def test_one_example_has_no_standard_error() -> None:
     assert standard_error_over_examples([1.0]) is None
-
-
-def test_equal_scores_have_an_interval_without_width() -> None:
-    assert summary([4.0, 4.0, 4.0]) == Summary(4.0, 0.0, 3, 0.0)
-    assert bootstrap_mean_interval([4.0, 4.0, 4.0], generator(), resamples=50) == Interval(4.0, 4.0)
-
-
-def test_the_t_interval_holds_its_confidence_for_three_seeds() -> None:
-    draws = generator().normal(size=(600, 3))
-    inside = [abs(found.mean) <= (found.half_width or 0) for found in map(summary, draws)]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.027)  # three standard errors of 600 coins of 0.95
-
-
-@pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0, 2.0]]])
-def test_what_cannot_be_summarised_is_refused(values: Any) -> None:
-    with pytest.raises(ValueError, match=r"hold no values|are missing or infinite|expected 1 dimensions"):
-        summary(values)
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
 def test_a_confidence_is_a_fraction(confidence: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        summary([1.0, 2.0], confidence)
+        percentile_interval(np.array([1.0, 2.0]), confidence)
 
 
 def test_the_standard_error_of_an_accuracy_is_the_binomial_one() -> None:
@@ -99,30 +57,6 @@ def test_repeating_a_run_adds_no_certainty() -> None:
 def test_averaging_runs_with_errors_of_their_own_does() -> None:
     values = generator().random((4, 20_000))
     assert standard_error_over_examples(values) == pytest.approx((1 / 12 / 4 / 20_000) ** 0.5, rel=0.02)
-
-
-@pytest.mark.parametrize(("successes", "trials", "low", "high"), NEWCOMBE)
-def test_wilson_intervals_are_those_of_newcombes_table(successes: int, trials: int, low: float, high: float) -> None:
-    found = wilson_interval(successes, trials)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_wilson_limits_are_the_proportions_that_a_score_test_just_does_not_reject() -> None:
-    found = wilson_interval(70, 100, confidence=0.9)
-    for limit in (found.low, found.high):
-        assert abs(0.7 - limit) / (limit * (1 - limit) / 100) ** 0.5 == pytest.approx(1.6449, rel=1e-4)
-
-
-def test_wilson_mirrors_success_and_failure_and_stays_in_bounds() -> None:
-    all_right, all_wrong = wilson_interval(8, 8), wilson_interval(0, 8)
-    assert all_right.high == pytest.approx(1.0)
-    assert all_right.low == pytest.approx(1 - all_wrong.high)
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (5, 4), (-1, 4)])
-def test_what_is_no_proportion_is_refused(successes: int, trials: int) -> None:
-    with pytest.raises(ValueError, match=f"{successes} successes in {trials} trials"):
-        wilson_interval(successes, trials)
 
 
 def test_resampled_means_have_the_distribution_of_all_resamples() -> None:
@@ -152,18 +86,15 @@ def test_resamples_depend_neither_on_the_size_of_the_pieces_nor_on_the_order_of_
 
 def test_the_bootstrap_interval_of_a_mean_is_near_the_normal_one_and_repeatable() -> None:
     values = generator().normal(10, 2, size=400)
-    found = bootstrap_mean_interval(values, generator(1))
-    assert found == bootstrap_mean_interval(values, generator(1))
-    assert found is not None
-    half_width = 1.96 * values.std() / 20
-    assert (found.low, found.high) == pytest.approx((values.mean() - half_width, values.mean() + half_width), abs=0.01)
+    found = paired_mean_bootstrap(values, np.zeros(400), generator(1))
+    assert found == paired_mean_bootstrap(values, np.zeros(400), generator(1))
+    low, high = values.mean() - 1.96 * values.std() / 20, values.mean() + 1.96 * values.std() / 20
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high), abs=0.01)
 
 
 def test_an_interval_needs_a_resample() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        bootstrap_mean_interval([1.0, 2.0], generator(), resamples=0)
-    with pytest.raises(ValueError, match="at least 1"):
-        paired_bootstrap([1, 0], [0, 1], [1, 1], accuracy, generator(), resamples=0)
+        paired_mean_bootstrap([1.0, 0.0], [0.0, 1.0], generator(), resamples=0)
 
 
 def correctness(both: int, only_a: int, only_b: int, neither: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -236,6 +167,25 @@ def predictions() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int6
     return a, b, labels
 
 
+def general_bootstrap(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    labels: NDArray[Any],
+    statistic: Callable[[NDArray[Any], NDArray[Any]], float],
+    resamples: int,
+) -> PairedDifference:
+    """The paired bootstrap by its definition: examples drawn one by one, `statistic` of (predictions, labels)."""
+
+    def difference(chosen: NDArray[np.int64]) -> float:
+        of_runs = [[statistic(run[chosen], labels[chosen]) for run in method] for method in (a, b)]
+        return float(np.mean(of_runs[0]) - np.mean(of_runs[1]))
+
+    random, examples = generator(), len(labels)
+    drawn = np.array([difference(random.integers(examples, size=examples)) for _ in range(resamples)])
+    p_value = min(1.0, 2 * (1 + min(np.sum(drawn <= 1e-12), np.sum(drawn >= -1e-12))) / (resamples + 1))
+    return PairedDifference(difference(np.arange(examples)), percentile_interval(drawn, 0.95), p_value)
+
+
 def agrees(fast: PairedDifference, general: PairedDifference, tolerance: float) -> bool:
     """Whether two bootstraps differ by no more than chance in their resamples."""
     assert fast.difference == pytest.approx(general.difference)
@@ -245,7 +195,7 @@ def agrees(fast: PairedDifference, general: PairedDifference, tolerance: float) 
 
 def test_the_mean_bootstrap_agrees_with_the_general_one(predictions: Any) -> None:
     a, b, labels = predictions
-    general = paired_bootstrap(a, b, labels, accuracy, generator(), resamples=4_000)
+    general = general_bootstrap(a, b, labels, accuracy, resamples=4_000)
     assert agrees(paired_mean_bootstrap(a == labels, b == labels, generator()), general, 0.004)
 
 
@@ -277,7 +227,7 @@ def test_statistics_of_means_agree_with_the_general_bootstrap(
     def statistic(said: NDArray[Any], true: NDArray[Any]) -> float:
         return float(of_means(confusion(said, true).mean(axis=0)))
 
-    general = paired_bootstrap(a, b, labels, statistic, generator(), resamples=2_000)
+    general = general_bootstrap(a, b, labels, statistic, resamples=2_000)
     fast = paired_bootstrap_of_means(confusion(a, labels), confusion(b, labels), of_means, generator())
     assert agrees(fast, general, 0.012)
     scores = [np.mean([of_labels(labels, seed) for seed in method]) for method in (a, b)]
@@ -300,46 +250,46 @@ def test_a_certain_difference_has_the_least_p_value_that_the_resamples_allow() -
 def test_equal_methods_differ_by_nothing_with_certainty() -> None:
     values = generator().random((3, 40))
     assert paired_mean_bootstrap(values, values, generator()) == PairedDifference(0.0, Interval(0.0, 0.0), 1.0)
-    tenths = np.array([[0.1], [0.2], [0.3]])  # 0.1 + 0.2 + 0.3 > 0.3 + 0.2 + 0.1: rounding is no difference either
-    found = paired_bootstrap(tenths, tenths[::-1], [0], lambda said, _: float(said[0]), generator(), resamples=50)
+    tenths = np.array([[[0.1]], [[0.2]], [[0.3]]])  # 0.1 + 0.2 + 0.3 > 0.3 + 0.2 + 0.1: rounding is none either
+    found = paired_bootstrap_of_means(tenths, tenths[::-1], lambda means: means[..., 0], generator(), resamples=50)
     assert found.difference > 0
     assert found.p_value == 1.0
 
 
-def test_any_statistic_can_be_compared() -> None:
-    labels = generator(1).random(60)
-    close, far = labels + 0.2 * generator(2).random(60), labels + 2 * generator(3).random(60)
-    correlation = [spearmanr(each, labels).statistic for each in (close, far)]
+def test_a_difference_that_no_resample_contradicts_has_the_p_value_of_the_normal_approximation() -> None:
+    a, b = generator(1).normal(1, 1, size=400), np.zeros(400)
+    found = paired_mean_bootstrap(a, b, generator(), resamples=2_000)
+    z = a.mean() / (a.std() / 20)
+    assert norm.isf(found.p_value / 2) == pytest.approx(z, rel=0.05)
+    assert 0 < found.p_value < 1e-50
 
-    def spearman(said: NDArray[Any], true: NDArray[Any]) -> float:
-        return float(spearmanr(said, true).statistic)
 
-    found = paired_bootstrap(close, far, labels, spearman, generator(), resamples=200)
-    assert found.difference == pytest.approx(correlation[0] - correlation[1])
-    assert found.p_value == 2 / 201
+def test_a_p_value_of_many_resamples_is_their_share() -> None:
+    a = generator(1).normal(0.1, 1, size=400)
+    found = paired_mean_bootstrap(a, np.zeros(400), generator(), resamples=999)
+    assert found.p_value * 1000 / 2 == pytest.approx(round(found.p_value * 1000 / 2))
+    assert found.p_value > 0.02
 
 
 def test_resamples_without_a_value_count_against_significance() -> None:
-    def unless_all_equal(said: NDArray[Any], true: NDArray[Any]) -> float | None:
-        return None if len(set(true)) == 1 else float(np.mean(said))
+    def unless_all_equal(means: NDArray[Any]) -> NDArray[Any]:
+        said, label = np.moveaxis(means, -1, 0)
+        return np.where((label > 0) & (label < 1), said, np.nan)
 
-    found = paired_bootstrap([1.0, 1.0], [0.0, 0.0], [0, 1], unless_all_equal, generator(), resamples=2_000)
+    a, b = (np.array([[[said, 0.0], [said, 1.0]]]) for said in (1.0, 0.0))
+    found = paired_bootstrap_of_means(a, b, unless_all_equal, generator(), resamples=2_000)
     assert found.p_value == pytest.approx(1.0, abs=0.1)  # half of the resamples draw the same example twice
     assert found.interval == Interval(1.0, 1.0)
 
 
 def test_a_statistic_without_a_value_on_the_whole_data_is_refused() -> None:
     with pytest.raises(ValueError, match="undefined on the whole data"):
-        paired_bootstrap([1, 1], [1, 1], [0, 1], lambda said, true: None, generator(), resamples=5)
-    with pytest.raises(ValueError, match="undefined on the whole data"):
         paired_bootstrap_of_means(np.zeros((1, 5, 4)), np.zeros((1, 5, 4)), f1_of_means, generator())
 
 
 def test_what_does_not_pair_up_is_refused() -> None:
-    with pytest.raises(ValueError, match="do not pair up"):
-        paired_bootstrap([1, 0], [1, 0], [1, 0, 1], accuracy, generator())
-    with pytest.raises(ValueError, match="nothing to compare"):
-        paired_bootstrap([], [], [], accuracy, generator())
+    with pytest.raises(ValueError, match="hold no values"):
+        paired_mean_bootstrap([], [], generator())
     with pytest.raises(ValueError, match="must share"):
         paired_mean_bootstrap([1.0, 0.0], [1.0], generator())
 
@@ -372,27 +322,9 @@ def test_holm_refuses_what_are_no_p_values(p_values: list[float]) -> None:
         holm(p_values)
 
 
-def test_methods_stay_with_the_best_until_holm_rejects_them() -> None:
-    against = {0: 0.02, 2: 0.04, 3: 0.01}  # adjusted: 0.04, 0.04, 0.03
-
-    def p_value(best: int, other: int) -> float:
-        assert best == 1
-        return against[other]
-
-    assert not_separable_from_best([70, 90, 80, 60], p_value).tolist() == [False, True, False, False]
-    assert not_separable_from_best([70, 90, 80, 60], p_value, level=0.035).tolist() == [True, True, True, False]
-    assert not_separable_from_best([55.0], p_value).tolist() == [True]
-
-
-@pytest.mark.parametrize(("level", "expected"), [(0.05, 0.147), (2 * 0.05 / 10, 0.038)])
+@pytest.mark.parametrize(("level", "expected"), [(0.05, 0.147), (level_against_best(10), 0.038)])
 def test_choosing_the_best_on_the_test_data_costs_what_the_docstring_says(level: float, expected: float) -> None:
     """Ten equal methods with scores of variance 1; `expected` is the range's distribution: P(range > √2 z(p / 2))."""
-    rows = generator().normal(size=(2_000, 10))
-
-    def all_stay(row: NDArray[np.float64]) -> bool:
-        def p_value(best: int, other: int) -> float:
-            return math.erfc(abs(row[best] - row[other]) / 2)
-
-        return bool(not_separable_from_best(row, p_value, level).all())
-
-    assert 1 - np.mean([all_stay(row) for row in rows]) == pytest.approx(expected, abs=0.025)
+    rows = np.sort(generator().normal(size=(2_000, 10)), axis=1)
+    p_values = [[math.erfc((row[-1] - other) / 2) for other in row[:-1]] for row in rows]
+    assert np.mean([(holm(row) <= level).any() for row in p_values]) == pytest.approx(expected, abs=0.025)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,20 +13,27 @@ from bench.leaderboard.comparisons import comparisons
 from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.pareto import pareto
 from bench.leaderboard.profiles import profiles
-from bench.leaderboard.rows import rows_of
+from bench.leaderboard.rows import last_of_each_seed, lost_seeds, rows_of
 from bench.leaderboard.task_sets import over_equal_tasks
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What boards are made of: runs that count and the trials behind them, and the folder that theirs lie in.
+    """What boards are made of: complete runs and the trials behind them, and the folder that theirs lie in.
 
     Both have a row per run with the columns of `columns.py` and `folder`, its folder below `root`.
     """
 
-    runs: pd.DataFrame
+    complete: pd.DataFrame
     trials: pd.DataFrame
     root: Path
+    lost: frozenset[tuple[str, int]] = frozenset()
+    """Row and seed of runs that ended without a score."""
+
+    @functools.cached_property
+    def runs(self) -> pd.DataFrame:
+        """The runs that count: one per row and seed."""
+        return last_of_each_seed(self.complete)
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ class Boards:
     @classmethod
     def of(cls, sources: Sources) -> Boards:
         """The boards computed from nothing."""
-        tested, rows = comparisons(rows_of(sources.runs), sources.runs, sources.root)
+        scored = rows_of(sources.runs)
+        scored = scored.assign(lost_seeds=lost_seeds(scored, sources.lost))
+        tested, rows = comparisons(scored, sources.runs, sources.root)
         several = list(over_equal_tasks(rows, sources.runs))
         return cls(rows, overall(several), averages(rows), profiles(several), tested, pareto(rows))
 

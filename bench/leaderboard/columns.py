@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
+
+from bench.identity import digest
 
 if TYPE_CHECKING:
     from bench.record import RunRecord
 
-TASK = ["task", "data_revision"]
+TASK = ["task", "data_revision", "task_settings_id"]
+"""What makes one task: its data, and settings such as a template or a limit of new tokens."""
 GROUP = [
     "model",
+    "model_settings_id",
     "budget",
     "recipe_id",
     "tuning",
@@ -47,11 +51,13 @@ AVERAGED = [
     "pscp_b2_overhead",
     "pscp_b1_total",
 ]
-IDENTITY = ["held_out", "seed", "metric", "score"]
+IDENTITY = ["held_out", "seed", "finished_at", "metric", "score"]
 COLUMNS = ["row", "group", *KEY, *IDENTITY, *AVERAGED, "combined_score", "learning_rate"]
 DERIVED: dict[str, type] = {
     "row": str,
     "group": str,
+    "model_settings_id": str,
+    "task_settings_id": str,
     "hardware": str,
     "software": str,
     "combined_score": float,
@@ -64,7 +70,9 @@ DEFAULTS = "defaults"
 """In place of a tuning where there was none."""
 UNKNOWN = "unknown"
 """In place of what a record of an earlier version does not say."""
-REVISION_LENGTH, ROW_LENGTH, GROUP_LENGTH = 12, 12, 6
+REVISION_LENGTH, ROW_LENGTH, GROUP_LENGTH, SETTINGS_LENGTH = 12, 12, 6, 8
+DATA = ("repository", "revision")
+"""Settings of a task that its `data_revision` stands for."""
 LIBRARIES = ("torch", "transformers", "peft")
 """The software that decides what a run computes."""
 OWN = [name for name in COLUMNS if name not in DERIVED]
@@ -76,6 +84,8 @@ def board_values(record: RunRecord) -> dict[str, Any]:
     """A record's values of `COLUMNS`, in their order.
 
     `row` and `group` are short names for the values of `KEY` and `GROUP`: hashes, equal for equal values everywhere.
+    `model_settings_id` and `task_settings_id` are hashes of what the names of model and task do not say. `settings_id`
+    ends with the size of forward passes where one was chosen: it changes memory and speed.
     `tuning` says how much of it there was. `data_subset` loses the hash of its rows, which differs from task to task.
     `combined_score` is the mean of a task's metrics where its benchmark averages several, else the score.
     """
@@ -83,12 +93,15 @@ def board_values(record: RunRecord) -> dict[str, Any]:
     mean = record.metrics.get("combined_score")
     values["tuning"] = DEFAULTS if record.tuning == "none" else _effort(record)
     values["recipe_id"] = record.recipe_id or UNKNOWN
+    values["model_settings_id"] = _model_settings_id(record)
+    values["task_settings_id"] = _task_settings_id(record)
+    values["settings_id"] = _settings_id(record)
     values["data_revision"] = (record.data_revision or UNKNOWN)[:REVISION_LENGTH]
     values["data_subset"] = (record.data_subset or WHOLE).partition(" ")[0]
     values["hardware"] = _hardware(record)
     values["software"] = _software(tuple(map(record.versions.get, LIBRARIES)))
     values["combined_score"] = record.score if mean is None else 100 * mean
-    values["learning_rate"] = record.settings.get("training", {}).get("learning_rate")
+    values["learning_rate"] = _section(record, "training").get("learning_rate")
     values["row"] = _name(_key_of(values), ROW_LENGTH)
     values["group"] = _name(_group_of(values), GROUP_LENGTH)
     return {name: values[name] for name in COLUMNS}
@@ -101,6 +114,32 @@ def short_hash(values: Iterable[Any], length: int) -> str:
 
 _name = functools.lru_cache(maxsize=4096)(short_hash)
 """The runs of a row lie together."""
+
+
+def _model_settings_id(record: RunRecord) -> str:
+    """A hash of the model's origin, weights and settings; a folder counts by the weights in it, if they are known."""
+    settings = _section(record, "model")
+    origin = {"repository": record.model_repository, "revision": record.model_revision}
+    own = {name: settings.get(name) for name in ("image_size", "head_dropout")}
+    return digest(origin | own | {"weights": record.model_sha256 or settings.get("path")})[:SETTINGS_LENGTH]
+
+
+def _task_settings_id(record: RunRecord) -> str:
+    """A hash of the task's settings but where its data come from."""
+    settings = {name: value for name, value in _section(record, "task").items() if name not in DATA}
+    return digest(settings)[:SETTINGS_LENGTH] if settings else UNKNOWN
+
+
+def _settings_id(record: RunRecord) -> str | None:
+    """The record's own, and the size of its forward passes where the settings say one."""
+    size = _section(record, "hardware").get("per_device_batch_size")
+    return record.settings_id if size is None else f"{record.settings_id}-b{size}"
+
+
+def _section(record: RunRecord, name: str) -> Mapping[str, Any]:
+    """The settings under a name; none where the record has none."""
+    section = record.settings.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _effort(record: RunRecord) -> str:

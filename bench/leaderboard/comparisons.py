@@ -3,7 +3,8 @@
 Right-or-wrong metrics are compared by McNemar's test (over several seeds, the sign-flip test that it is a case of), the
 others by the paired bootstrap. P-values are corrected by Holm within each family: one group, one task, one row that all
 others are compared with. The best is chosen by the very scores that are tested, so its family is held to the stricter
-level that allows for this choice (`statistics/paired.py`).
+level that allows for this choice, and only rows below it are told from it. What is tested are these trained models on
+new examples, not the methods retrained with new seeds (`statistics/paired.py`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bench.leaderboard.columns import TASK
 from bench.leaderboard.outcomes import Metric, Outcomes, metric_of, outcomes
 from bench.leaderboard.rows import as_list, together
 from bench.leaderboard.statistics.intervals import standard_error_over_examples
-from bench.leaderboard.statistics.paired import holm, mcnemar, paired_bootstrap_of_means, paired_mean_bootstrap
+from bench.leaderboard.statistics.paired import (
+    holm,
+    level_against_best,
+    mcnemar,
+    paired_bootstrap_of_means,
+    paired_mean_bootstrap,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +41,7 @@ SEED = 0
 BEST = "best"
 REFERENCES = ("full", "lora")
 """Methods that every other one is compared with, beside the best."""
-TOGETHER = ["group", "task", "data_revision"]
+TOGETHER = ["group", *TASK]
 COMPARISONS = [
     *TOGETHER,
     "against",
@@ -197,6 +205,8 @@ def _family(members: pd.DataFrame, reference: int, of_row: Sequence[Runs]) -> pd
     table["other_method"], table["other_settings_id"] = of_reference["method"], of_reference["settings_id"]
     table["metric"] = of_reference["metric"]
     table["p_value_holm"] = holm(table["p_value"])
-    level = 2 * LEVEL / len(members) if reference == _first(members) else LEVEL
-    table["separable"] = table["p_value_holm"] <= level
+    table["separable"] = table["p_value_holm"] <= LEVEL
+    if reference == _first(members):
+        level = level_against_best(len(members), LEVEL)
+        table["separable"] = (table["p_value_holm"] <= level) & (table["difference"] < 0)
     return table

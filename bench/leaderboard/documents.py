@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.leaderboard.columns import GROUP, ROW
 from bench.leaderboard.rows import as_records, shared, together
+from bench.leaderboard.task_sets import labels
 
 MISSING = "–"
 Cell = Mapping[Any, Any]
@@ -17,19 +18,22 @@ Cell = Mapping[Any, Any]
 Table = tuple[str, list[str], list[list[str]]]
 """Title, header and cells."""
 MARKDOWN_FILE, LATEX_FILE = "leaderboard.md", "leaderboard.tex"
-CELL = [*ROW, "task", "trainable_parameters", "score_mean", "score_high", "separable_from_best"]
+CELL = [*ROW, "rank", "trainable_parameters", "score_mean", "score_high", "separable_from_best"]
 """The columns that are used of it."""
 FIRST = ["method", "trainable parameters"]
-NOT_SEPARABLE = "°"
+NOT_SEPARABLE, UNTESTED = "°", "†"
 LEGEND = (
     f"Mean score in percent ± half of its 95 % interval over seeds; {NOT_SEPARABLE} cannot be told from the best of "
-    f"its column (paired test, corrected for the number of methods); {MISSING} not run. Rows of one table share model, "
-    "recipe, tuning effort, data, precision, hardware and software; nothing is compared across tables."
+    f"its column (paired test, corrected for the number of methods); {UNTESTED} not tested against it, as predictions "
+    f"or a test are missing; {MISSING} not run. The test speaks of these trained models on new examples, not of the "
+    "methods retrained with new seeds. Rows of one table share model, recipe, tuning effort, data, precision, hardware "
+    "and software; nothing is compared across tables."
 )
-MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<`"})
+MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<`*_[]!#~"})
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"±": r"$\pm$", NOT_SEPARABLE: r"$^\circ$", MISSING: "--", "\\": r"\textbackslash{}"}
+    | {"±": r"$\pm$", NOT_SEPARABLE: r"$^\circ$", UNTESTED: r"$^\dagger$", MISSING: "--"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 )
 LEGEND_IN_MARKDOWN = f"{LEGEND}\n"
 LEGEND_IN_LATEX = f"% {LEGEND}\n"
@@ -45,8 +49,8 @@ def _markdown(tables: Iterable[Table]) -> str:
     parts = []
     for title, header, body in tables:
         lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-        table = "\n".join(f"| {' | '.join(map(_in_markdown, line))} |" for line in lines)
-        parts.append(f"**{_in_markdown(title)}**\n\n{table}\n")
+        table = "\n".join(f"| {' | '.join(map(in_markdown, line))} |" for line in lines)
+        parts.append(f"**{in_markdown(title)}**\n\n{table}\n")
     return "\n".join(parts)
 
 
@@ -72,7 +76,7 @@ def _latex(tables: Iterable[Table]) -> str:
 
 def _tables(rows: pd.DataFrame) -> Iterable[Table]:
     """Title, header and cells of each group."""
-    records = as_records(rows[CELL])
+    records = as_records(rows[CELL].assign(task=labels(rows)))
     groups = together(rows, ["group"])
     for members, head in zip(groups, shared(rows, groups, GROUP), strict=True):
         of_group = [records[position] for position in members]
@@ -96,7 +100,7 @@ def _mean_score(cells: Sequence[Cell]) -> float:
 def _title(head: Mapping[str, Any]) -> str:
     """What the rows of a group have in common, in words."""
     return (
-        f"{head['model']}, {head['budget']} ({head['recipe_id']}), {head['tuning']}, "
+        f"{head['model']} ({head['model_settings_id']}), {head['budget']} ({head['recipe_id']}), {head['tuning']}, "
         f"{head['data_source']} data, {head['precision']}, {head['hardware']}, {head['software']}"
     )
 
@@ -117,15 +121,24 @@ def _cells(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
 
 
 def score(cell: Cell) -> str:
-    """Mean and half of its interval, and whether it cannot be told from the best."""
+    """Mean and half of its interval, and for all but the best whether it cannot be told from it, or was not tested."""
     half_width = cell["score_high"] - cell["score_mean"]
     text = f"{cell['score_mean']:.1f}" if math.isnan(half_width) else f"{cell['score_mean']:.1f} ± {half_width:.1f}"
-    return text + NOT_SEPARABLE if cell["separable_from_best"] is False else text
+    return text + standing(cell)
 
 
-def _in_markdown(text: str) -> str:
+def standing(cell: Cell) -> str:
+    """The mark of a score against the best of its task; none for the best itself and for what is told from it."""
+    if cell["rank"] == 1:
+        return ""
+    separable = cell["separable_from_best"]
+    return UNTESTED if pd.isna(separable) else "" if separable else NOT_SEPARABLE
+
+
+def in_markdown(text: str) -> str:
+    """Free text with Markdown's marks escaped, in one line."""
     return " ".join(text.split()).translate(MARKDOWN)
 
 
 def _in_latex(text: str) -> str:
-    return text.translate(LATEX)
+    return " ".join(text.split()).translate(LATEX)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.files import replacing
 from bench.leaderboard.rows import as_list
 
 FLOATS = "%.6g"
@@ -54,5 +55,6 @@ def write(content: bytes, path: Path) -> Path:
         if path.read_bytes() == content:
             return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +10,18 @@ import numpy as np
 import pandas as pd
 
 from bench.leaderboard.columns import ROW
-from bench.leaderboard.rows import as_records, shared, together
+from bench.leaderboard.rows import DECIMALS, as_records, shared, together
 from bench.leaderboard.statistics.aggregates import estimate, interquartile_mean
 from bench.leaderboard.statistics.intervals import Estimate
 from bench.leaderboard.statistics.ranking import (
     borda_counts,
     critical_difference,
+    friedman,
     mean_ranks,
     probability_of_improvement,
     win_rates,
 )
-from bench.leaderboard.task_sets import HEAD, Comparison, Member
+from bench.leaderboard.task_sets import HEAD, Member, TaskSet
 from tasks.metrics import vtab
 from tasks.metrics.averages import glue_average, glue_average_official, superglue_average
 
@@ -35,6 +37,7 @@ SCORES = [
     "interquartile_mean_low",
     "interquartile_mean_high",
     "mean_rank",
+    "friedman_p_value",
     "critical_difference",
     "borda_count",
     "win_rate",
@@ -51,34 +54,34 @@ AVERAGES = [
 OVERALL = [*HEAD, "task_set", "tasks", "task_count", "rank", *ROW, "seeds", "trainable_parameters", *SCORES]
 
 
-def overall(comparisons: Iterable[Comparison]) -> pd.DataFrame:
+def overall(task_sets: Iterable[TaskSet]) -> pd.DataFrame:
     """One row per group, set of two tasks or more, and method.
 
     Scores in percent, best mean score first. `interquartile_mean` is over seeds and tasks, with its stratified
     bootstrap interval; it needs equally many seeds on every task, the interval two or more. Over these tasks methods
-    differ where their mean ranks lie `critical_difference` apart (Nemenyi's test at 5 %). `probability_over_lora`
-    is the probability that a run beats one of LoRA's, its best settings here, on a task drawn at random.
+    differ where Friedman's test, in the form of Iman and Davenport, finds at 5 % that some do, and their mean ranks lie
+    `critical_difference` apart (Nemenyi's test at 5 %). `probability_over_lora` is the probability that a run beats one
+    of LoRA's, its best settings here, on a task drawn at random.
     """
     found = [
-        dict(comparison.head) | _tasks(comparison) | row
-        for comparison in comparisons
-        for row in _compared(comparison.members)
+        dict(task_set.head) | _tasks(task_set) | row for task_set in task_sets for row in _compared(task_set.members)
     ]
     return pd.DataFrame(found, columns=OVERALL).astype({"trainable_parameters": "Int64"})
 
 
-def _tasks(comparison: Comparison) -> dict[str, Any]:
-    tasks = comparison.tasks
-    return {"task_set": comparison.task_set, "tasks": " ".join(tasks), "task_count": len(tasks)}
+def _tasks(task_set: TaskSet) -> dict[str, Any]:
+    tasks = task_set.tasks
+    return {"task_set": task_set.name, "tasks": " ".join(tasks), "task_count": len(tasks)}
 
 
 def _compared(members: Sequence[Member]) -> list[dict[str, Any]]:
     """One row per method, best first."""
     means = np.array([member.means for member in members])
     several = len(members) > 1
-    mean, places, points = means.mean(axis=1), mean_ranks(means), borda_counts(means)
+    mean, places, points = means.mean(axis=1).round(DECIMALS), mean_ranks(means), borda_counts(means)
     wins = win_rates(means) if several else [None]
     difference = critical_difference(*means.shape) if several else None
+    p_value = friedman(means).f_p_value if several else None
     references = [index for index, member in enumerate(members) if member.method == REFERENCE]
     reference = max(references, key=lambda index: float(mean[index]), default=None)
     found = [
@@ -91,6 +94,7 @@ def _compared(members: Sequence[Member]) -> list[dict[str, Any]]:
             "mean_score": mean[index],
             **_middle(member.runs),
             "mean_rank": places[index],
+            "friedman_p_value": p_value,
             "critical_difference": difference,
             "borda_count": points[index],
             "win_rate": wins[index],
@@ -124,35 +128,35 @@ def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def averages(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per group and method: each benchmark's own averages, where none of its tasks is missing.
+    """One row per group and method: each benchmark's own averages, where none of its tasks is missing or there twice.
 
-    Seeds are averaged within a task first. Columns: `tasks/metrics/averages.py`, `tasks/metrics/vtab.py`.
+    Two revisions of a task's data, or two settings of a task, have no common average. Seeds are averaged within a task
+    first. Columns: `tasks/metrics/averages.py`, `tasks/metrics/vtab.py`.
     """
     key = [*HEAD, *ROW]
     records = as_records(rows[["task", "score_mean", "combined_score_mean"]])
     methods = together(rows, ["group", *ROW])
     found: list[dict[str, Any]] = []
     for members, head in zip(methods, shared(rows, methods, key), strict=True):
-        cells = [records[position] for position in members]
-        if len({cell["task"] for cell in cells}) == len(cells):  # two revisions of a task have no common average
-            scores, combined = (
-                {cell["task"]: cell[column] for cell in cells} for column in ("score_mean", "combined_score_mean")
-            )
-            found.append(head | _averages_of(scores, combined))
+        found.append(head | _averages_of([records[position] for position in members]))
     table = pd.DataFrame(found, columns=[*key, *AVERAGES])
     return table.dropna(subset=AVERAGES, how="all").reset_index(drop=True)
 
 
-def _averages_of(scores: Mapping[str, float], combined: Mapping[str, float]) -> dict[str, float | None]:
+def _averages_of(cells: Sequence[Mapping[Any, Any]]) -> dict[str, float | None]:
     """The averages that the tasks of one method allow."""
+    times = Counter(cell["task"] for cell in cells)
+    doubtful = {task.partition("/")[0] for task, count in times.items() if count > 1}
 
-    def of(benchmark: str, by_task: Mapping[str, float]) -> dict[str, float]:
+    def of(benchmark: str, column: str = "score_mean") -> dict[str, float]:
+        if benchmark in doubtful:
+            return {}
         prefix = f"{benchmark}/"
-        return {task.removeprefix(prefix): score for task, score in by_task.items() if task.startswith(prefix)}
+        return {cell["task"].removeprefix(prefix): cell[column] for cell in cells if cell["task"].startswith(prefix)}
 
     return {
-        "glue_average": glue_average(of("glue", scores)),
-        "glue_average_official": glue_average_official(of("glue", combined)),
-        "superglue_average": superglue_average(of("superglue", scores)),
-        **vtab.averages(of("vtab", scores)),
+        "glue_average": glue_average(of("glue")),
+        "glue_average_official": glue_average_official(of("glue", "combined_score_mean")),
+        "superglue_average": superglue_average(of("superglue")),
+        **vtab.averages(of("vtab")),
     }

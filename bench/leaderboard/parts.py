@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.index import Index
@@ -33,6 +34,8 @@ FOLDER = "boards"
 TEXTS = "texts"
 CODE = (Path(__file__).parent, Path(__file__).parents[2] / "tasks" / "metrics")
 """Where the code lies that computes boards."""
+LOST = ("diverged", "failed", "out_of_memory")
+"""How a run can end for good without a score; one that was interrupted goes on."""
 LIBRARIES = ("numpy", "pandas", "scipy")
 UNREADABLE = (OSError, ValueError, pa.ArrowException)
 """What a file raises that is not there or damaged."""
@@ -72,21 +75,36 @@ class Part:
 
 def parts(results: Path, index: Index) -> dict[str, Part]:
     """The boards of each group of complete runs, by its name, in the order of the names."""
-    folders = {group: results / FOLDER / f"{group}-{_digest(files)}" for group, files in index.files.items()}
-    found = {group: Part.of(functools.partial(_sources, index, group), folder) for group, folder in folders.items()}
+    of_groups, lost = index.files, _lost(index)
+    folders, found = dict[str, Path](), dict[str, Part]()
+    for group, files in of_groups.items():
+        of_group = frozenset(lost.get(group, ()))
+        folders[group] = results / FOLDER / f"{group}-{_digest(files, of_group)}"
+        found[group] = Part.of(functools.partial(_sources, index, group, of_group), folders[group])
     _clear(results / FOLDER, {folder.name for folder in folders.values()})
     return found
 
 
-def _sources(index: Index, group: str) -> Sources:
+def _lost(index: Index) -> dict[str, list[tuple[str, int]]]:
+    """Row and seed of the runs that ended without a score, by group; not of trials."""
+    table = index.table
+    wanted = pc.and_(pc.is_in(table["status"], pa.array(LOST)), pc.invert(table["held_out"]))
+    found: dict[str, list[tuple[str, int]]] = {}
+    for run in table.filter(wanted).select(["group", "row", "seed"]).to_pylist():
+        found.setdefault(run["group"], []).append((run["row"], run["seed"]))
+    return found
+
+
+def _sources(index: Index, group: str, lost: frozenset[tuple[str, int]]) -> Sources:
     """The runs of a group; its boards are made without the trials."""
     runs = index.runs_of(group)
-    return Sources(runs, runs.head(0), Store(index.results).root)
+    return Sources(runs, runs.head(0), Store(index.results).root, lost)
 
 
-def _digest(files: pa.Table) -> str:
-    """A hash of a group's records and of the code."""
+def _digest(files: pa.Table, lost: frozenset[tuple[str, int]]) -> str:
+    """A hash of a group's records, of what it lost, and of the code."""
     found = hashlib.sha256(_code())
+    found.update(repr(sorted(lost)).encode())
     found.update("\n".join(files["folder"].to_pylist()).encode())
     for name in ("size", "modified_ns"):
         found.update(files[name].to_numpy().tobytes())

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.leaderboard.columns import ROW
 from bench.leaderboard.statistics.aggregates import performance_profile
-from bench.leaderboard.task_sets import Comparison, Member
+from bench.leaderboard.task_sets import Member, TaskSet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,18 +19,18 @@ THRESHOLDS = 41
 PROFILES = ["group", "task_set", *ROW, "threshold", "share", "share_low", "share_high"]
 
 
-def profiles(comparisons: Iterable[Comparison]) -> pd.DataFrame:
-    """One row per comparison over several tasks, method and threshold, in percent; shares lie between 0 and 1.
+def profiles(task_sets: Iterable[TaskSet]) -> pd.DataFrame:
+    """One row per set of several tasks, method and threshold, in percent; shares lie between 0 and 1.
 
     Agarwal et al. 2021 (arXiv:2108.13264), section 4.2, with pointwise 95 % bands where there are two seeds or more.
-    The thresholds of a comparison lie evenly from below its lowest score to its highest. Methods whose tasks have
+    The thresholds of a set lie evenly from below its lowest score to its highest. Methods whose tasks have
     different numbers of seeds have no profile.
     """
     found: list[dict[str, Any]] = []
-    for comparison in comparisons:
-        members = [member for member in comparison.members if member.runs is not None]
+    for task_set in task_sets:
+        members = [member for member in task_set.members if member.runs is not None]
         if members:
-            head = {"group": comparison.head["group"], "task_set": comparison.task_set}
+            head = {"group": task_set.head["group"], "task_set": task_set.name}
             levels = _thresholds(members)
             found += [head | row for member in members for row in _of_member(member, levels)]
     return pd.DataFrame(found, columns=PROFILES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +16,7 @@ from bench.leaderboard.parts import Part, parts
 from bench.store import Store
 
 FOLDER = "leaderboard"
+ENDINGS = (".csv", ".md", ".tex", ".html", ".svg", ".png")
 DEMONSTRATION = "demonstration"
 """Folder of the runs on built-in samples and of two steps, which say nothing about a method."""
 
@@ -36,7 +37,15 @@ def publish(results: Path, index: Index | None = None, pages: bool = True) -> li
             boards = Boards.joined([part.boards for part in chosen])
             written |= page.files(boards, Sources(runs, trials, Store(results).root), demonstration)
         files |= {folder / name: content for name, content in written.items()}
+    _remove_others(results / FOLDER, files)
     return [write(content, path) for path, content in files.items()]
+
+
+def _remove_others(folder: Path, files: Container[Path]) -> None:
+    """Remove what an earlier build has left of boards that do not follow from the records any more."""
+    for path in folder.rglob("*"):
+        if path.suffix in ENDINGS and path not in files:
+            path.unlink(missing_ok=True)
 
 
 def is_demonstration(runs: pd.DataFrame) -> pd.Series[bool]:

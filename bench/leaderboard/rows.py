@@ -1,25 +1,27 @@
 """Complete records into rows: one row per method and its settings within a group, over its seeds.
 
-A group is what may be ranked together: one task with one revision of its data, model, recipe, tuning effort, precision,
-hardware and software. Nothing of another group enters a row, its rank or a comparison.
+A group is what may be ranked together: one task with one revision of its data and its settings, model, recipe, tuning
+effort, precision, hardware and software. Nothing of another group enters a row, its rank or a comparison.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench.leaderboard.columns import AVERAGED, KEY
+from bench.leaderboard.columns import AVERAGED, KEY, TASK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+DECIMALS = 9
+"""Of a mean score, in percent: equal ones stay equal in whatever order they were added up."""
 WHOLE_NUMBERS = [name for name in AVERAGED if name.endswith(("_parameters", "_bytes"))]
 """Shown as whole numbers, also where they differ from seed to seed."""
 
@@ -28,21 +30,22 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per method settings, task and group, best first within a task and group.
 
     Scores in percent: `score_mean`, `score_std` (of the sample), `seeds`, and `score_low` to `score_high`, the 95 %
-    t-interval of the mean over seeds. `rank` is that of the mean within the task and group, 1 is best, equal ones share
-    the lowest. Costs are means over the seeds.
+    t-interval of the mean over seeds: mean ± t(n - 1) · std / √n (Student 1908), which takes the scores for normally
+    distributed. Intervals that overlap do not show that two methods are equal. `rank` is that of the mean within the
+    task and group, 1 is best, equal ones share the lowest. Costs are means over the seeds.
     """
     numbers, _ = pd.factorize(runs["row"])
     _, first = np.unique(numbers, return_index=True)
     sizes = np.bincount(numbers)
     mean = functools.partial(_means, runs, numbers, len(sizes))
-    score_mean = mean("score")
+    score_mean = mean("score").round(DECIMALS)
     deviations = runs["score"].to_numpy(dtype=float) - score_mean[numbers]
     squares = np.bincount(numbers, deviations**2, len(sizes))
     score_std = np.sqrt(np.where(sizes > 1, squares / np.maximum(sizes - 1, 1), np.nan))
     half_width = stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(sizes - 1, 1)) * score_std / np.sqrt(sizes)
     seed_lists = _seed_lists(runs["seed"].tolist(), numbers.tolist(), len(sizes))
     table = runs.iloc[first][["group", "row", *KEY, "metric"]].assign(
-        combined_score_mean=mean("combined_score"),
+        combined_score_mean=mean("combined_score").round(DECIMALS),
         score_mean=score_mean,
         score_std=score_std,
         score_low=score_mean - half_width,
@@ -54,10 +57,30 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
     )
     for name in WHOLE_NUMBERS:
         table[name] = table[name].round().astype("Int64")
-    ranks = table.groupby(["task", "data_revision", "group"])["score_mean"].rank(method="min", ascending=False)
+    ranks = table.groupby([*TASK, "group"])["score_mean"].rank(method="min", ascending=False)
     table.insert(list(table.columns).index("metric"), "rank", ranks.astype("Int64"))
-    order = ["task", "group", "data_revision", "rank", "method", "settings_id"]
+    order = ["task", "group", *TASK[1:], "rank", "method", "settings_id"]
     return table.sort_values(order, ignore_index=True)
+
+
+def last_of_each_seed(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs without those that were repeated: of several of one row and seed the one counts that finished last.
+
+    Where that is equal or unknown, the one whose folder, which ends with the run id, comes last. The order stays.
+    """
+    by_end = runs.sort_values(["finished_at", "folder"], na_position="first")
+    return by_end.drop_duplicates(["row", "seed"], keep="last").sort_index()
+
+
+def lost_seeds(rows: pd.DataFrame, lost: Set[tuple[str, int]]) -> list[int]:
+    """How many seeds of each row have no score: those of `lost`, rows and seeds, that no complete run has."""
+    seeds: dict[str, set[int]] = {}
+    for row, seed in lost:
+        seeds.setdefault(row, set()).add(seed)
+    return [
+        len(seeds.get(row, set()) - set(map(int, complete.split())))
+        for row, complete in zip(as_list(rows["row"]), as_list(rows["seed_list"]), strict=True)
+    ]
 
 
 def _means(runs: pd.DataFrame, numbers: NDArray[np.intp], rows: int, column: str) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Which methods may be compared over which tasks: those that have every one of them, and nothing averaged otherwise.
 
-Within a group, each set of two tasks or more that some method has as its own is a comparison; every method that has
-these tasks, and maybe more, takes part in it.
+Within a group, each set of two tasks or more that some method has as its own is compared over; every method that has
+these tasks, and maybe more, takes part.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Cell = Mapping[Any, Any]
 
 @dataclass(frozen=True)
 class Member:
-    """A method with its settings in a comparison: its rows, task by task."""
+    """A method with its settings over a set of tasks: its rows, task by task."""
 
     method: str
     settings_id: str
@@ -57,48 +57,49 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Methods of one group over tasks that all of them have; `head` is what the group's rows share."""
+class TaskSet:
+    """Tasks, and the methods of one group that have all of them; `head` is what the group's rows share."""
 
     head: Mapping[str, Any]
     tasks: list[str]
     members: list[Member]
 
     @property
-    def task_set(self) -> str:
+    def name(self) -> str:
         """A short name of the set of tasks: a hash, equal for equal sets everywhere."""
         return short_hash(self.tasks, NAME_LENGTH)
 
 
-def over_equal_tasks(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Comparison]:
-    """Every comparison that the rows allow, group by group, the largest set of tasks first."""
+def over_equal_tasks(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[TaskSet]:
+    """Every set of tasks that the rows allow, group by group, the largest first."""
     scores: dict[str, list[float]] = {}
     for row, score in zip(as_list(runs["row"]), as_list(runs["score"]), strict=True):
         scores.setdefault(row, []).append(score)
-    cells = rows.assign(label=_labels(rows))[["row", *ROW, "label", "score_mean", "trainable_parameters"]]
+    cells = rows.assign(label=labels(rows))[["row", *ROW, "label", "score_mean", "trainable_parameters"]]
     records = [cell | {"scores": scores[cell["row"]]} for cell in as_records(cells)]
     groups = together(rows, ["group"])
     for positions, head in zip(groups, shared(rows, groups, HEAD), strict=True):
         methods: dict[tuple[str, str], dict[str, Cell]] = {}
         for cell in (records[position] for position in positions):
             methods.setdefault((cell["method"], cell["settings_id"]), {})[cell["label"]] = cell
-        for tasks in _task_sets(methods.values()):
+        for tasks in _own_sets(methods.values()):
             members = [
                 Member(*method, [has[task] for task in tasks])
                 for method, has in methods.items()
                 if has.keys() >= set(tasks)
             ]
-            yield Comparison(head, tasks, members)
+            yield TaskSet(head, tasks, members)
 
 
-def _labels(cells: pd.DataFrame) -> pd.Series[str]:
-    """The task of each row, with its data's revision where a group has several."""
-    revisions = cells.groupby(["group", "task"], observed=True)["data_revision"].transform("nunique")
-    tasks = cells["task"].astype(str)
-    return tasks.where(revisions == 1, tasks + "@" + cells["data_revision"].astype(str))
+def labels(cells: pd.DataFrame) -> pd.Series[str]:
+    """The task of each row; `@` and its data's revision, `#` and its settings follow where a group has several."""
+    found, of_task = cells["task"].astype(str), cells.groupby(["group", "task"], observed=True)
+    for mark, column in (("@", "data_revision"), ("#", "task_settings_id")):
+        found = found.where(of_task[column].transform("nunique") == 1, found + mark + cells[column].astype(str))
+    return found
 
 
-def _task_sets(methods: Iterable[Mapping[str, Cell]]) -> list[list[str]]:
+def _own_sets(methods: Iterable[Mapping[str, Cell]]) -> list[list[str]]:
     """The sets of two tasks or more that some method has as its own, largest first."""
     own = {frozenset(of_method) for of_method in methods}
     return sorted((sorted(tasks) for tasks in own if len(tasks) > 1), key=lambda tasks: (-len(tasks), tasks))

@@ -38,10 +38,10 @@ def cards(trainable: Mapping[str, str]) -> list[dict[str, str]]:
 
 def _text(name: str, trainable: str) -> str:
     """What is known of a method, as Markdown."""
-    method, card = method_of(name), card_of(name)
+    method = method_of(name)
     if method is None:
         return f"No method of this name stands in `conf/method`.\n\n- **Trainable parameters:** {trainable}\n"
-    settings = settings_of(METHODS / f"{name}.yaml")
+    settings, card = settings_of(METHODS / f"{name}.yaml"), card_of(name)
     if card is None:
         return _short(method, settings, trainable)
     title, _, body = card_page(name, card, method, settings, trainable).partition("\n")

@@ -103,7 +103,7 @@ def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _history(folder: Path) -> dict[int, float]:
     """The loss by step of a run's training curve, thinned, as far as the file can be read."""
     found: dict[int, float] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         for line in (folder / HISTORY_FILE).read_text("utf-8").splitlines():
             point = json.loads(line)
             if math.isfinite(point["loss"]):

@@ -22,6 +22,7 @@ from bench.leaderboard.page.known import family_of
 from bench.leaderboard.page.over_tasks import over_tasks
 from bench.leaderboard.rows import together
 from bench.leaderboard.statistics.trade_offs import pareto_front
+from bench.leaderboard.task_sets import labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,7 @@ LIMIT = 1500
 """At most this many rows stand on a page, the best of each task and group first; the CSV files have all of them."""
 GROUPS = 50
 """Of more groups only the largest stand on a page."""
+DIGITS_OF_SETTINGS = 4
 DIGITS = 6
 """Significant digits of a number, as in the CSV files."""
 BEST, ALIKE, BELOW = "best", "alike", "below"
@@ -37,7 +39,8 @@ BEST, ALIKE, BELOW = "best", "alike", "below"
 KEPT = (
     *("group", "task", "data_revision", "over_tasks", "method", "label", "settings_id", "metric", "rank", "of"),
     *("score_mean", "score_low", "score_high", "score_std", "seeds", "seed_list", "standard_error_over_examples"),
-    *("learning_rate", *AVERAGED, "on_front", "mean_rank", "critical_difference", "win_rate"),
+    *("lost_seeds", "learning_rate", *AVERAGED, "on_front"),
+    *("mean_rank", "friedman_p_value", "critical_difference", "win_rate"),
 )
 """Columns that an entry takes over."""
 
@@ -81,20 +84,33 @@ def _table(boards: Boards, sources: Sources) -> pd.DataFrame:
     """The rows that a page shows, in its order, each with the index of the boards' rows that it stands for."""
     sizes = boards.rows["group"].value_counts()
     largest = sorted(sizes.index, key=lambda name: (-sizes[name], name))[:GROUPS]
-    own = boards.rows.assign(members=pd.Series({index: [index] for index in boards.rows.index}), per_task=True)
+    own = boards.rows.assign(
+        task=labels(boards.rows),
+        members=pd.Series({index: [index] for index in boards.rows.index}),
+        best=boards.rows["rank"] == 1,
+        per_task=True,
+    )
     own = own[own["group"].isin(largest)]
     table = pd.concat([over_tasks(boards, sources.runs, largest).assign(per_task=False), own], ignore_index=True)
-    several = table.groupby(["group", "method"])["settings_id"].transform("nunique") > 1
-    methods = table["method"].astype(str)
     table = table.assign(
         of=table.groupby(TOGETHER)["rank"].transform("size"),
         on_front=_on_front(table),
         over_tasks=~table["per_task"].astype(bool),
-        label=methods.where(~several, methods + " (" + table["settings_id"].astype(str).str[:4] + ")"),
+        label=_method_labels(table),
         order=table["group"].map({name: place for place, name in enumerate(largest)}),
     )
     kept = table.sort_values("rank", kind="stable").head(LIMIT)
     return kept.sort_values(["order", "per_task", "task", "data_revision", "rank", "label"])
+
+
+def _method_labels(table: pd.DataFrame) -> pd.Series[str]:
+    """The methods; where a group has several settings of one, with as much of the settings' id as tells them apart."""
+    methods, settings = table["method"].astype(str), table["settings_id"].astype(str)
+    short = settings.str[:DIGITS_OF_SETTINGS]
+    of_method = table.assign(settings=settings, short=short).groupby(["group", "method"])
+    count, count_of_short = (of_method[name].transform("nunique") for name in ("settings", "short"))
+    shown = short.where(count_of_short == count, settings)
+    return methods.where(count == 1, methods + " (" + shown + ")")
 
 
 def _on_front(table: pd.DataFrame) -> NDArray[np.bool_]:
@@ -123,7 +139,7 @@ def _entry(row: Mapping[Any, Any], details: Details) -> Entry:
 
 def _standing(row: Mapping[Any, Any]) -> str | None:
     """None where no paired test was made."""
-    if row["rank"] == 1:
+    if row["best"]:
         return BEST
     separable = row["separable_from_best"]
     return None if pd.isna(separable) else BELOW if separable else ALIKE

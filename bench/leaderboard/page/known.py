@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,18 @@ if TYPE_CHECKING:
 
 METHODS = CONFIGURATION / "method"
 ITSELF = "_self_"
-NAME = re.compile(r"\w+")
 
 
 @functools.cache
 def method_of(name: str) -> Method | None:
     """The method called so in `conf/method`, with its defaults; None where there is none."""
-    path = METHODS / f"{name}.yaml"
-    return build(settings_of(path)) if NAME.fullmatch(name) and path.is_file() else None
+    return build(settings_of(METHODS / f"{name}.yaml")) if name in _names() else None
+
+
+@functools.cache
+def _names() -> frozenset[str]:
+    """The methods in `conf/method`; a record may name any other."""
+    return frozenset(path.stem for path in METHODS.glob("*.yaml"))
 
 
 def family_of(name: str) -> str:

@@ -10,7 +10,9 @@ from scipy import stats
 
 from bench.leaderboard.boards import Boards
 from bench.leaderboard.columns import AVERAGED, ROW, TASK
+from bench.leaderboard.comparisons import LEVEL
 from bench.leaderboard.rows import CONFIDENCE
+from bench.leaderboard.task_sets import labels
 
 
 def over_tasks(boards: Boards, runs: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
@@ -19,7 +21,7 @@ def over_tasks(boards: Boards, runs: pd.DataFrame, groups: Sequence[str]) -> pd.
     `members` lists the index of each task's row in `boards.rows`. Costs are means over the tasks. `score_low` to
     `score_high` is the 95 % t-interval of the mean over tasks, over the seeds that all tasks share; none where a task
     has other seeds. `thresholds` and `shares` are the performance profile, where there is one. `separable_from_best`
-    is Nemenyi's test of mean ranks against the row with the best mean score.
+    is Nemenyi's test against `best`, the row with the lowest mean rank.
     """
     overall, rows, runs_of, profiles = (
         dict(iter(table[table["group"].isin(groups)].groupby("group", sort=True)))
@@ -35,14 +37,15 @@ def _of_group(overall: pd.DataFrame, rows: pd.DataFrame, runs: pd.DataFrame, pro
     name = overall.groupby("task_set", sort=True)["task_count"].sum().idxmax()
     chosen = overall[overall["task_set"] == name].drop(columns="trainable_parameters")
     listed = str(chosen["tasks"].iloc[0]).split()
-    names = rows["task"].astype(str)
-    members = rows[names.isin(listed) | (names + "@" + rows["data_revision"].astype(str)).isin(listed)]
+    members = rows[labels(rows).isin(listed)]
     table = chosen.merge(_over_members(members), on=ROW, validate="one_to_one")
     table = table.merge(_lists(profiles[profiles["task_set"] == name]), on=ROW, how="left")
     half_width = _half_widths(runs[runs["row"].isin(members["row"])]).reindex(pd.MultiIndex.from_frame(table[ROW]))
     return table.rename(columns={"mean_score": "score_mean"}).assign(
         task=f"mean of {len(listed)} tasks",
         data_revision="",
+        task_settings_id="",
+        best=table["mean_rank"] == table["mean_rank"].min(),
         separable_from_best=_separable(table),
         score_low=table["mean_score"] - half_width.to_numpy(),
         score_high=table["mean_score"] + half_width.to_numpy(),
@@ -50,13 +53,14 @@ def _of_group(overall: pd.DataFrame, rows: pd.DataFrame, runs: pd.DataFrame, pro
 
 
 def _over_members(members: pd.DataFrame) -> pd.DataFrame:
-    """Of each method the means of its costs, its learning rate and seeds if all tasks share them, and its rows."""
+    """Of each method its mean costs, lost seeds and rows, and its learning rate and seeds if all tasks share them."""
     by_method = members.groupby(ROW, sort=True)
     shared = by_method[["learning_rate", "seed_list"]]
     return (
         pd.concat(
             [
                 by_method[AVERAGED].mean().where(by_method[AVERAGED].count().eq(by_method.size(), axis=0)),
+                by_method["lost_seeds"].sum(),
                 shared.first().where(shared.nunique() == 1),
                 pd.Series({method: list(rows) for method, rows in by_method.groups.items()}, name="members"),
             ],
@@ -74,9 +78,13 @@ def _lists(profiles: pd.DataFrame) -> pd.DataFrame:
 
 
 def _separable(table: pd.DataFrame) -> pd.Series[bool]:
-    """Whether a mean rank lies the critical difference or more from that of the first row; missing for a single row."""
-    best = table.loc[table["rank"] == 1, "mean_rank"].iloc[0]
-    apart = (table["mean_rank"] - best).abs() >= table["critical_difference"].astype(float)
+    """Whether a mean rank lies the critical difference or more behind the best; missing for a single row.
+
+    None does where Friedman's test does not find that some methods differ (Demšar 2006, section 3.2.2).
+    """
+    behind = table["mean_rank"] - table["mean_rank"].min()
+    some_differ = table["friedman_p_value"].astype(float) <= LEVEL
+    apart = some_differ & (behind >= table["critical_difference"].astype(float))
     return apart.astype("boolean").where(table["critical_difference"].notna())
 
 

@@ -13,8 +13,8 @@ const UNSORTED = { key: null, falling: false };
 let sort = UNSORTED;
 
 const FACTS = {
-  model: "Model", budget: "Budget", recipe_id: "Recipe", tuning: "Tuning", data_source: "Data", data_subset: "Examples",
-  precision: "Precision", hardware: "Hardware", software: "Software",
+  model: "Model", model_settings_id: "Weights and settings", budget: "Budget", recipe_id: "Recipe", tuning: "Tuning",
+  data_source: "Data", data_subset: "Examples", precision: "Precision", hardware: "Hardware", software: "Software",
 };
 
 function options(select, values, kept, all = null) {

@@ -38,9 +38,11 @@ const COLUMNS = [
 
 /** What a row shows when it is opened: titles, columns, and how their numbers read. */
 const FIGURES = [
+  ["seeds lost (diverged, failed, out of memory)", "lost_seeds", grouped.format],
   ["standard deviation over seeds", "score_std", short],
   ["standard error over examples", "standard_error_over_examples", short],
   ["mean rank over the tasks", "mean_rank", short],
+  ["Friedman's p-value", "friedman_p_value", short],
   ["mean ranks differ beyond", "critical_difference", short],
   ["share of wins", "win_rate", (value) => `${(100 * value).toFixed(0)}\u00a0%`],
   ["trained share of parameters", "trainable_percent", (value) => `${short(value)}\u00a0%`],

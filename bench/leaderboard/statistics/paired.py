@@ -1,16 +1,24 @@
-"""Whether two methods differ on the same examples, and which methods cannot be told from the best.
+"""Whether two methods differ on the same examples.
 
 The example is the independent unit. Where methods ran with several seeds, an example's values are averaged over them
-and it is resampled, or its sign flipped, with all its seeds. The tests therefore speak about these trained runs on new
-examples; how far new seeds would move a method is `intervals.summary`, and with one seed a significant difference may
-be luck of the seed.
+and it is resampled, or its sign flipped, with all its seeds. The tests therefore speak about these trained models on
+new examples, not about methods retrained with new seeds: how far those would move a method is the interval over seeds
+(`rows.py`), and with one seed a significant difference may be luck of the seed.
+
+A bootstrap draws examples with replacement, the same for both methods and all seeds (Koehn 2004; Efron and Tibshirani
+1993, section 13.3). Its p-value is twice the smaller share of resamples on either side of 0, each with 1 added above
+and below (Davison and Hinkley 1997, section 4.2), which is never under 2 / (resamples + 1). Where fewer than `FEW`
+resamples lie on that side, the share is too coarse to be corrected for many comparisons, and the normal approximation
+takes its place: difference / standard deviation of the resampled differences as a standard normal number, two-sided
+(Efron and Tibshirani 1993, sections 6.2 and 13.2). A resample on which the statistic is undefined (NaN) counts against
+significance and is left out of the interval and of the standard deviation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-12
 """Differences up to here are rounding and count as none."""
+FEW = 10
+"""Resamples on the rarer side from which their share is a p-value: of fewer it is off by a third or more by chance."""
 
 
 @dataclass(frozen=True)
@@ -84,45 +94,10 @@ def _sign_flip_p_value(differences: NDArray[np.int64]) -> float:
     return min(1.0, 2 * float(distribution[: smaller + 1].sum()))
 
 
-def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
-    labels: ArrayLike,
-    statistic: Callable[[NDArray[Any], NDArray[Any]], float | None],
-    generator: np.random.Generator,
-    resamples: int = 2_000,
-    confidence: float = 0.95,
-) -> PairedDifference:
-    """Difference in any `statistic` of (predictions, labels), both of shape (examples,), averaged over seeds.
-
-    `a` and `b` hold predictions, shape (examples,) or (seeds, examples), `labels` has shape (examples,). A resample
-    draws examples with replacement, the same for both methods and all seeds (Koehn 2004; Efron and Tibshirani 1993,
-    section 13.3). p is twice the smaller share of resamples on either side of 0, each with 1 added above and below
-    (Davison and Hinkley 1997, section 4.2), so it is never under 2 / (resamples + 1): keep that below the level
-    divided by the number of comparisons. A resample on which the statistic is undefined (None or NaN) counts against
-    significance and is left out of the interval. Raises ValueError for no examples, unequal shapes, and a statistic
-    that is undefined on the whole data.
-    """
-    first, second, gold = np.atleast_2d(a), np.atleast_2d(b), np.asarray(labels)
-    if first.shape != second.shape or gold.shape != first.shape[1:]:
-        raise ValueError(f"a has shape {first.shape}, b {second.shape} and labels {gold.shape}: they do not pair up")
-    if first.size == 0:
-        raise ValueError("there are no examples: there is nothing to compare")
-    examples = len(gold)
-
-    def difference(chosen: NDArray[np.int64]) -> float:
-        found = [[statistic(run[chosen], gold[chosen]) for run in method] for method in (first, second)]
-        means = np.array(found, dtype=np.float64).mean(axis=1)
-        return float(means[0] - means[1])
-
-    replicates = [difference(generator.integers(examples, size=examples)) for _ in range(resamples)]
-    return _paired_difference(difference(np.arange(examples)), np.array(replicates), confidence)
-
-
 def paired_mean_bootstrap(
     a: ArrayLike, b: ArrayLike, generator: np.random.Generator, resamples: int = 10_000, confidence: float = 0.95
 ) -> PairedDifference:
-    """`paired_bootstrap` of a mean of per-example values, shape (examples,) or (seeds, examples).
+    """Paired bootstrap of a mean of per-example values, shape (examples,) or (seeds, examples).
 
     Fast: 10,000 resamples take about 1.3 seconds per 1,000 distinct differences, however many examples have them.
     Raises ValueError for no examples, unequal shapes and missing values.
@@ -141,11 +116,12 @@ def paired_bootstrap_of_means(
     resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> PairedDifference:
-    """`paired_bootstrap` of a statistic that follows from means of per-example columns, such as F1, MCC or Pearson's r.
+    """Paired bootstrap of a statistic that follows from means of per-example columns, such as F1, MCC or Pearson's r.
 
     `a` and `b` have shape (seeds, examples, columns); `statistic` takes means of shape (..., columns) to values of
     shape (...). F1, for one, is 2 t / (2 t + f + m) from the shares t of true positives, f of false positives and m of
-    false negatives. Raises ValueError as `paired_bootstrap` does.
+    false negatives. Raises ValueError for no examples, unequal shapes, missing values, and a statistic undefined on the
+    whole data.
     """
     methods = np.stack(_pair(a, b, 3))
     _, seeds, examples, columns = methods.shape
@@ -176,24 +152,14 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def not_separable_from_best(
-    scores: ArrayLike, p_value: Callable[[int, int], float], level: float = 0.05
-) -> NDArray[np.bool_]:
-    """Which methods are not significantly worse than the one with the highest score, that one included.
+def level_against_best(methods: int, level: float = 0.05) -> float:
+    """The level for `holm`-adjusted p-values of tests of all other methods against the one with the highest score.
 
-    `scores` and the result have shape (methods,); `p_value` gives the two-sided p-value of a paired test between the
-    methods of two indices, the best first. The tests against the best are corrected by `holm`. The best is chosen and
-    tested on the same data, which makes the group too small: of ten equal methods one or more is left out in about
-    15 % of cases at level 0.05. `level = 2 · 0.05 / methods` corrects for every pair that the choice could have led to
-    and keeps the promised 5 %. Raises ValueError for no methods and missing scores.
+    The best is chosen and tested on the same data, which makes differences from it too many: of ten equal methods one
+    or more differs in about 15 % of cases at level 0.05. 2 · level / methods corrects for every pair that the choice
+    could have led to and keeps the promised level.
     """
-    values = numbers(scores, "scores", 1)
-    best = int(values.argmax())
-    others = np.flatnonzero(np.arange(len(values)) != best)
-    together = np.ones(len(values), dtype=np.bool_)
-    if len(others):
-        together[others] = holm([p_value(best, int(other)) for other in others]) > proportion(level, "level")
-    return together
+    return 2 * proportion(level, "level") / methods
 
 
 def _pair(a: ArrayLike, b: ArrayLike, *dimensions: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -207,6 +173,13 @@ def _pair(a: ArrayLike, b: ArrayLike, *dimensions: int) -> tuple[NDArray[np.floa
 def _paired_difference(difference: float, replicates: NDArray[np.float64], confidence: float) -> PairedDifference:
     if not np.isfinite(difference):
         raise ValueError("the statistic is undefined on the whole data, as a correlation of constant predictions is")
+    return PairedDifference(difference, percentile_interval(replicates, confidence), _p_value(difference, replicates))
+
+
+def _p_value(difference: float, replicates: NDArray[np.float64]) -> float:
+    """The two-sided p-value as the module's docstring has it; `replicates` has shape (resamples,)."""
     not_above, not_below = np.sum(~(replicates > ROUNDING)), np.sum(~(replicates < -ROUNDING))
-    p_value = 2 * (1 + int(min(not_above, not_below))) / (len(replicates) + 1)
-    return PairedDifference(difference, percentile_interval(replicates, confidence), min(1.0, p_value))
+    rarer, deviation = int(min(not_above, not_below)), float(np.nanstd(replicates, ddof=1))
+    if rarer < FEW and deviation > ROUNDING:
+        return float(2 * stats.norm.sf(abs(difference) / deviation))
+    return min(1.0, 2 * (1 + rarer) / (len(replicates) + 1))

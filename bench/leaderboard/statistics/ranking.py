@@ -94,7 +94,7 @@ def critical_difference(methods: int, tasks: int, level: float = 0.05) -> float:
     """Difference in mean ranks from which two methods differ, by Nemenyi's test over all pairs.
 
     CD = q √(k (k + 1) / (6 N)) for k methods on N tasks, with q the studentised range's quantile for infinite degrees
-    of freedom over √2 (Demšar 2006, section 3.2.2 and table 5). Use it after `friedman` rejects; it grows with every
+    of freedom over √2 (Demšar 2006, section 3.2.2 and table 5). It counts where `friedman` rejects; it grows with every
     method on the diagram, so the choice of methods must not depend on the result. Raises ValueError for fewer than two
     methods or no task.
     """
@@ -102,19 +102,6 @@ def critical_difference(methods: int, tasks: int, level: float = 0.05) -> float:
         raise ValueError(f"{methods} methods on {tasks} tasks: two methods and one task are the least")
     q = float(stats.studentized_range.isf(proportion(level, "level"), methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * tasks))
-
-
-def cliques(mean_ranks: ArrayLike, critical_difference: float) -> list[tuple[int, ...]]:
-    """The bars of a critical-difference diagram: maximal groups of methods, two or more, that do not differ.
-
-    `mean_ranks` has shape (methods,). Within a group all mean ranks lie less than `critical_difference` apart; its
-    methods are indices, best first, and groups are ordered by their best method (Demšar 2006, figure 1).
-    """
-    means = numbers(mean_ranks, "mean ranks", 1)
-    order = np.argsort(means, kind="stable")
-    ends = np.searchsorted(means[order], means[order] + critical_difference, side="left")
-    starts = [start for start in range(len(means)) if start == 0 or ends[start] > ends[start - 1]]
-    return [tuple(order[start : ends[start]].tolist()) for start in starts if ends[start] - start > 1]
 
 
 def probability_of_improvement(
