@@ -6,25 +6,33 @@ that they are made of, the score from the predictions. Nothing in a record is ex
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import hydra
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.bundle import PREDICTIONS
+from bench.errors import one_line
 from bench.hardware import Hardware
 from bench.identity import canonical, recipe_id, run_id, settings_id
 from bench.leaderboard.outcomes import PREDICTIONS_FILE, metric_of, outcomes
 from bench.measure.derived import note_composites
+from bench.planning import build
 from bench.record import RunRecord
 from bench.schema import RecordError, decode
-from bench.settings import RunSettings
+from bench.settings import RunSettings, register
 from bench.store import RECORD_FILE, Store
+from bench.sweep import SEARCH_PATH
+from bench.validation import CONFIGURATION
 from tasks.sources import Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
@@ -37,6 +45,11 @@ DERIVED = ("ppt_c1e7", "pscp_b1_overhead", "pscp_b2_overhead", "pscp_b1_total", 
 MEMORY_CAUSES = ("base_weight", "method_weight", "buffer", "gradient", "activation", "optimizer")
 MAY_BE_NEGATIVE = ("score", "inference_score", "mcr", "train_memory_growth_bytes", "feature_cka", "rise", "ppt", "pscp")
 """Beginnings or parts of the names of columns that are no amounts."""
+AXES = ("method", "task", "model")
+TELLING = {"method": ("_target_", "peft_type"), "task": ("_target_", "config", "name")}
+"""Settings that must be those of the YAML that the record names."""
+OF_HYDRA = re.compile(r"[+~]*hydra[./=]")
+INTERPOLATION = "${"
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,11 @@ class Finding:
     what: str
 
 
-def audit(results: Path) -> list[Finding]:
-    """Everything that is wrong with the records under a results folder, in the order of their paths."""
+def audit(results: Path, from_elsewhere: bool = False) -> list[Finding]:
+    """Everything that is wrong with the records under a results folder, in the order of their paths.
+
+    Records from elsewhere must not tell Hydra where to look for configuration.
+    """
     found: list[Finding] = []
     records: dict[Path, RunRecord] = {}
     for file in record_files(results):
@@ -57,7 +73,8 @@ def audit(results: Path) -> list[Finding]:
         except (OSError, RecordError) as error:
             found.append(Finding(file, f"cannot be read: {error}"))
     for file, record in records.items():
-        found += [Finding(file, what) for what in problems(record, file.parent, Store(results).root)]
+        found += [Finding(file, what) for what in _problems_or_error(record, file.parent, Store(results).root)]
+        found += [Finding(file, what) for what in _commands(record, from_elsewhere)]
     found += _duplicates(records)
     found += _trials_that_do_not_fit(records)
     return sorted(found, key=lambda finding: (str(finding.path), finding.what))
@@ -74,6 +91,20 @@ def _below(file: Path, root: Path) -> tuple[str, ...]:
     return file.relative_to(root).parts
 
 
+def _problems_or_error(record: RunRecord, folder: Path, root: Path) -> Iterator[str]:
+    try:
+        yield from problems(record, folder, root)
+    except Exception as error:  # somebody else's settings and predictions can be wrong in any way
+        yield f"cannot be checked: {type(error).__name__}: {one_line(error)[:200]}"
+
+
+def _commands(record: RunRecord, from_elsewhere: bool) -> Iterator[str]:
+    """Overrides of Hydra itself: boards show a run's overrides as a command to copy."""
+    for override in record.overrides:
+        if OF_HYDRA.match(override) and (from_elsewhere or not override.startswith(SEARCH_PATH)):
+            yield f"override {override!r} is about Hydra and not about the run"
+
+
 def problems(record: RunRecord, folder: Path, root: Path) -> Iterator[str]:
     """What is wrong with one record in its folder below `root`."""
     yield from _wrong_names(record)
@@ -81,14 +112,18 @@ def problems(record: RunRecord, folder: Path, root: Path) -> Iterator[str]:
     if folder.relative_to(root).as_posix() != expected:
         yield f"lies in the wrong place: it belongs into {expected}"
     yield from _impossible_values(record)
-    yield from _wrong_ids(record)
+    if INTERPOLATION in json.dumps(record.settings):
+        yield f"settings refer to something else by {INTERPOLATION!r}"
+    else:
+        yield from _wrong_ids(record)
+    yield from _other_choices_than_named(record)
     if record.status == "complete":
         yield from _wrong_derivations(record)
         yield from _wrong_predictions(record, folder)
 
 
 def _wrong_names(record: RunRecord) -> Iterator[str]:
-    for column in ("method", "model", "task"):
+    for column in AXES:
         if not NAME.fullmatch(getattr(record, column)):
             yield f"{column} is {getattr(record, column)!r}, which is no name"
     if not RUN_ID.fullmatch(record.run_id):
@@ -119,6 +154,7 @@ def _wrong_ids(record: RunRecord) -> Iterator[str]:
         return
     assert isinstance(settings, RunSettings)
     source = Source(record.data_source, Path(), record.data_revision or "", "")
+    tuned = settings.tuning.name != "none"
     expected = {
         "run_id": run_id(canonical(settings, Hardware(record.device, record.precision), source)),
         "settings_id": settings_id(settings),
@@ -127,11 +163,58 @@ def _wrong_ids(record: RunRecord) -> Iterator[str]:
         "budget": settings.budget.name,
         "held_out": settings.budget.held_out,
         "tuning": settings.tuning.name,
+        "tuning_trials": settings.tuning.trials if tuned else 0,
+        "tuning_steps": settings.tuning.steps if tuned else None,
+        "tuned_settings": settings.values(settings.tuning.keys),
+        "trial_run_ids": settings.tuning.run_ids if tuned else [],
+        "model": settings.model.name,
+        "model_repository": settings.model.repository,
+        "model_revision": settings.model.revision,
     }
     for column, value in expected.items():
         known = getattr(record, column) is not None  # records of earlier versions lack some
         if known and getattr(record, column) != value:
             yield f"{column} is {getattr(record, column)!r}; its settings make it {value!r}"
+
+
+def _other_choices_than_named(record: RunRecord) -> Iterator[str]:
+    """Names of `conf` under which other settings or another metric stand."""
+    for axis, keys in TELLING.items():
+        name = getattr(record, axis)
+        settings = record.settings.get(axis)
+        for key in keys:
+            expected = _described(axis, name).get(key)
+            found = settings.get(key) if isinstance(settings, dict) else None
+            same = found == expected or (key == "_target_" and _class_name(found) == _class_name(expected))
+            if expected is not None and not same:
+                yield f"settings.{axis}.{key} is {found!r}; {name} has {expected!r}"
+    headline = _headline(record.task)
+    if headline is not None and record.metric != headline:
+        yield f"metric is {record.metric!r}; that of {record.task} is {headline!r}"
+
+
+def _class_name(target: Any) -> str:
+    """Without the module, from which a class may have moved since."""
+    return str(target).rpartition(".")[2]
+
+
+@functools.cache
+def _described(axis: str, name: str) -> Mapping[str, Any]:
+    """The settings of a choice in `conf`; none for a name that is not there, as another package's is."""
+    if not NAME.fullmatch(name) or not (CONFIGURATION / axis / f"{name}.yaml").is_file():
+        return {}
+    register()
+    with hydra.initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
+        found = OmegaConf.to_object(hydra.compose("config", [f"{axis}={name}"])[axis])
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+@functools.cache
+def _headline(task: str) -> str | None:
+    """The headline metric of a task in `conf`; None for any other."""
+    described = _described("task", task)
+    return str(build(described).headline) if described else None
 
 
 def _wrong_derivations(record: RunRecord) -> Iterator[str]:
@@ -164,8 +247,10 @@ def _wrong_predictions(record: RunRecord, folder: Path) -> Iterator[str]:
         return
     if rows != record.evaluation_examples:
         yield f"evaluation_examples is {record.evaluation_examples}; {PREDICTIONS_FILE} has {rows}"
-    metric = metric_of(record.task, record.metric)
+    metric = metric_of(record.task, _headline(record.task) or record.metric)
     of_run = None if metric is None else outcomes(folder, metric)
+    if metric is not None and of_run is None and set(metric.columns) <= set(PREDICTIONS.names):
+        yield f"{PREDICTIONS_FILE} lacks what the score follows from: split, id, {', '.join(metric.columns)}"
     if metric is not None and of_run is not None and record.score is not None:
         score = 100 * float(metric.of_means(of_run.values.mean(axis=0)))
         defined = 0.0 if math.isnan(score) else score
@@ -188,7 +273,7 @@ def _duplicates(records: dict[Path, RunRecord]) -> Iterator[Finding]:
 
 
 def _trials_that_do_not_fit(records: dict[Path, RunRecord]) -> Iterator[Finding]:
-    """Tuned runs whose trials are missing, were not held out, or speak for other settings."""
+    """Tuned runs whose trials are missing, too many, were not held out, or speak for other runs or settings."""
     by_id = {record.run_id: record for record in records.values()}
     for file, record in records.items():
         if record.status != "complete" or record.tuning == "none":
@@ -197,25 +282,31 @@ def _trials_that_do_not_fit(records: dict[Path, RunRecord]) -> Iterator[Finding]
         if len(trials) < len(record.trial_run_ids):
             yield Finding(file, f"{len(record.trial_run_ids) - len(trials)} of its trials are missing")
             continue
+        if len(trials) > record.tuning_trials:
+            yield Finding(file, f"it names {len(trials)} trials; it may have {record.tuning_trials}")
         if not all(trial.held_out for trial in trials):
             yield Finding(file, "a trial was scored on reported examples")
         if any(trial.seed == record.seed for trial in trials):
             yield Finding(file, f"its seed, {record.seed}, is that of a trial")
+        for axis in AXES:
+            if others := {getattr(trial, axis) for trial in trials} - {getattr(record, axis)}:
+                yield Finding(file, f"a trial is of another {axis}: {', '.join(sorted(others))}")
         yield from _other_choice(file, record, trials)
 
 
 def _other_choice(file: Path, record: RunRecord, trials: list[RunRecord]) -> Iterator[Finding]:
     """A finding if the settings are not those of a trial with the best held-out score."""
-    best = max((trial.score for trial in trials if trial.score is not None), default=None)
+    best = max((trial.score for trial in trials if trial.score is not None), default=math.nan)
     of_best = [_values(trial, record.tuned_settings) for trial in trials if trial.score == best]
-    if dict(record.tuned_settings) not in of_best:
+    if record.tuned_settings not in of_best:
         yield Finding(file, f"tuned_settings are {record.tuned_settings}; the best trial speaks for {of_best[:1]}")
 
 
-def _values(record: RunRecord, names: dict[str, Any]) -> dict[str, Any]:
+def _values(record: RunRecord, names: Mapping[str, Any]) -> dict[str, Any]:
     """The values of settings such as `training.learning_rate` in a record."""
     found = {}
     for name in names:
         section, _, key = name.partition(".")
-        found[name] = record.settings.get(section, {}).get(key)
+        values = record.settings.get(section)
+        found[name] = values.get(key) if isinstance(values, dict) else None
     return found

@@ -1,14 +1,15 @@
 """Many runs in two compact files, to publish them or hand them on: `records.parquet` and `predictions.parquet`.
 
 A bundle keeps what boards need: each record as JSON with its training curve, and of the predictions the columns that
-the headline metric follows from. Adapters, generated texts and the machine's own paths stay behind.
+the headline metric follows from. Adapters, generated texts and what tells of the machine or cluster stay behind.
 """
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.errors import DataError, one_line
+from bench.files import replacing
 from bench.leaderboard.outcomes import PREDICTIONS_FILE
+from bench.record import RunRecord
 from bench.schema import decode, plain
 from bench.store import RECORD_FILE, Store
+from bench.workspace import set_aside
 
 PUBLISHED = "published"
 """Folder in a results folder that may hold a bundle of runs, which then stand on its boards."""
@@ -37,8 +41,15 @@ PREDICTIONS = pa.schema(
         ("question", pa.int64()),
     ]
 )
-LOCAL_SETTINGS = {("data", "root"): None, ("results", "dir"): "results"}
-"""Paths of the machine that a run was done on, and what stands in their place."""
+LOCAL_SETTINGS: dict[str, Any] = {
+    "data.root": None,
+    "results.dir": "results",
+    **dict.fromkeys([f"hardware.slurm.{name}" for name in ("partition", "account", "qos", "constraint", "gres")]),
+    "hardware.slurm.extra": {},
+    "hardware.slurm.setup": [],
+}
+"""Settings that tell of the machine or cluster that a run was done on, and what stands in their place."""
+LOCAL_OVERRIDES = (*LOCAL_SETTINGS, "hydra.searchpath", "local")
 COMPRESSION = {"compression": "zstd", "compression_level": 19}
 
 
@@ -54,10 +65,9 @@ def pack(run_folders: Iterable[Path], bundle: Path) -> int:
     predictions = [_compact(folder) for folder in folders]
     bundle.mkdir(parents=True, exist_ok=True)
     columns = [list(column) for column in zip(*records, strict=True)] if records else [[], [], []]
-    pq.write_table(pa.table(columns, schema=RECORDS), bundle / RECORDS_FILE, **COMPRESSION)
-    pq.write_table(
-        pa.concat_tables(predictions or [PREDICTIONS.empty_table()]), bundle / PREDICTIONS_FILE, **COMPRESSION
-    )
+    with replacing(bundle / RECORDS_FILE) as of_records, replacing(bundle / PREDICTIONS_FILE) as of_predictions:
+        pq.write_table(pa.table(columns, schema=RECORDS), of_records, **COMPRESSION)
+        pq.write_table(pa.concat_tables(predictions or [PREDICTIONS.empty_table()]), of_predictions, **COMPRESSION)
     return len(folders)
 
 
@@ -67,42 +77,72 @@ def run_ids(bundle: Path) -> list[str]:
 
 
 def unpack(bundle: Path, results: Path) -> int:
-    """Write the runs of a bundle as run folders; those that are there stay as they are. Returns how many are new.
+    """Write the runs of a bundle as run folders. Returns how many are new.
 
-    Raises DataError for a bundle that is none, and StorageError for a name that leaves the results folder.
+    Runs that are there stay as they are, unless theirs is no readable record, or one of a run that did not complete
+    while that of the bundle did: such a folder is set aside. Raises DataError for a bundle that is none, and
+    StorageError for a name that leaves the results folder.
     """
     store = Store(results)
-    records = [(decode(text), history) for text, history in _records(bundle)]
+    records = _records(bundle)
     folders = [store.folder(record.task, record.model, record.method, record.run_id) for record, _ in records]
-    missing = [not (folder / RECORD_FILE).exists() for folder in folders]
+    missing = [not _stands(record, folder, store) for folder, (record, _) in zip(folders, records, strict=True)]
     predictions = _predictions_by_run(bundle) if any(missing) else {}
     for folder, (record, history) in itertools.compress(zip(folders, records, strict=True), missing):
+        if (folder / RECORD_FILE).exists():
+            set_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if history:
-            (folder / HISTORY_FILE).write_text(history)
+            with replacing(folder / HISTORY_FILE) as file:
+                file.write_text(history, "utf-8")
         if record.run_id in predictions:
-            pq.write_table(predictions[record.run_id], folder / PREDICTIONS_FILE)
-        (folder / RECORD_FILE).write_text(json.dumps(plain(record), indent=2))
+            with replacing(folder / PREDICTIONS_FILE) as file:
+                pq.write_table(predictions[record.run_id], file)
+        with replacing(folder / RECORD_FILE) as file:
+            file.write_text(json.dumps(plain(record), indent=2), "utf-8")
     return sum(missing)
 
 
-def _records(bundle: Path) -> list[tuple[str, str]]:
-    """Each record as JSON, and its training curve."""
-    table = _read(bundle / RECORDS_FILE, RECORDS)
-    return list(zip(table["record"].to_pylist(), table["history"].to_pylist(), strict=True))
+def _stands(record: RunRecord, folder: Path, store: Store) -> bool:
+    """Whether the folder holds a record of the run that is as good."""
+    found = store.ended(folder)
+    return found is not None and (found.status == "complete" or record.status != "complete")
+
+
+def _records(bundle: Path) -> list[tuple[RunRecord, str]]:
+    """Each record and its training curve. Raises DataError for a run that is there twice or is not what it is called.
+
+    Raises RecordError for a record that does not follow the schema.
+    """
+    file = bundle / RECORDS_FILE
+    table = _read(file, RECORDS)
+    runs, texts, histories = (table[name].to_pylist() for name in RECORDS.names)
+    _check_once(runs, file)
+    records = [decode(text) for text in texts]
+    for run, record in zip(runs, records, strict=True):
+        if run != record.run_id:
+            raise DataError(f"{file} holds the record of {record.run_id} under the name {run}.")
+    return list(zip(records, histories, strict=True))
 
 
 def _predictions_by_run(bundle: Path) -> dict[str, pa.Table]:
-    """Each run's predictions, without the columns that it has none of."""
+    """Each run's predictions, without the columns that it has none of. Raises DataError where a run's lie apart."""
     table = _read(bundle / PREDICTIONS_FILE, PREDICTIONS)
     found = {}
-    ends = pc.run_end_encode(table["run_id"].combine_chunks())
-    start = 0
-    for end, run in zip(ends.run_ends.to_pylist(), ends.values.to_pylist(), strict=True):
+    encoded = pc.run_end_encode(table["run_id"].combine_chunks())
+    ends, runs = encoded.run_ends.to_pylist(), encoded.values.to_pylist()
+    _check_once(runs, bundle / PREDICTIONS_FILE)
+    for start, end, run in zip([0, *ends], ends, runs, strict=False):
         rows = table.slice(start, end - start).drop_columns(["run_id"])
         found[run] = rows.select([name for name in rows.column_names if rows[name].null_count < rows.num_rows])
-        start = end
     return found
+
+
+def _check_once(runs: Sequence[str], file: Path) -> None:
+    """Raise DataError if a run is there more than once."""
+    twice = [run for run, count in collections.Counter(runs).items() if count > 1]
+    if twice:
+        raise DataError(f"{file} holds the run {twice[0]} in {runs.count(twice[0])} places; each may have one.")
 
 
 def _read(file: Path, schema: pa.Schema) -> pa.Table:
@@ -116,16 +156,33 @@ def _read(file: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _without_paths(file: Path) -> str:
-    """A record without the paths and the name of its machine; that of a local model counts and stays."""
+    """A record without what tells of its machine, its cluster and its paths; that of a local model counts and stays."""
     record = decode(file.read_bytes())
     settings: dict[str, Any] = json.loads(json.dumps(record.settings))
-    for (section, key), instead in LOCAL_SETTINGS.items():
-        settings.get(section, {})[key] = instead
+    for name, instead in LOCAL_SETTINGS.items():
+        _replace(settings, name.split("."), instead)
     record.settings = settings
-    local = tuple(f"{section}.{key}=" for section, key in LOCAL_SETTINGS)
-    record.overrides = [override for override in record.overrides if not override.startswith(local)]
+    record.overrides = [override for override in record.overrides if not _is_local(override)]
     record.hostname = None
+    record.interruptions = [interruption | {"hostname": None} for interruption in record.interruptions]
+    record.error = record.error and record.error.partition(":")[0]  # its text may name files
     return json.dumps(plain(record), separators=(",", ":"), sort_keys=True)
+
+
+def _replace(settings: Any, keys: Sequence[str], value: Any) -> None:
+    """Put a value in the place of another one; nothing where there is no such place."""
+    *sections, key = keys
+    for section in sections:
+        settings = settings.get(section) if isinstance(settings, dict) else None
+    if isinstance(settings, dict) and key in settings:
+        settings[key] = value
+
+
+def _is_local(override: str) -> bool:
+    """Whether an override sets something of the machine, alone or among others as `data={root: ...}`."""
+    key, _, value = override.lstrip("+~").partition("=")
+    within = any(key == name or key.startswith(f"{name}.") for name in LOCAL_OVERRIDES)
+    return within or (value.startswith("{") and any(name.startswith(f"{key}.") for name in LOCAL_OVERRIDES))
 
 
 def _text(file: Path) -> str:
@@ -133,20 +190,34 @@ def _text(file: Path) -> str:
 
 
 def _compact(folder: Path) -> pa.Table:
-    """What the headline metric follows from, of every example of a run; nothing where predictions are missing."""
+    """What the headline metric follows from, of every example of a run; nothing where predictions are missing.
+
+    Raises DataError for predictions that do not say which examples they are of.
+    """
+    file = folder / PREDICTIONS_FILE
     try:
-        table = pq.read_table(folder / PREDICTIONS_FILE)
+        table = pq.read_table(file)
     except (OSError, pa.ArrowException):
         return PREDICTIONS.empty_table()
+    if not ("split" in table.column_names and _is_number(table, "id")):
+        raise DataError(f"{file} does not say by `split` and a number, `id`, which examples its rows are.")
     columns = []
     for field in PREDICTIONS:
         if field.name == "run_id":
-            columns.append(pa.array([folder.name] * table.num_rows))
+            columns.append(pa.array([folder.name] * table.num_rows, field.type))
         elif field.name == "split" or _is_number(table, field.name):
-            columns.append(table[field.name].combine_chunks().cast(field.type))
+            columns.append(_as(field, table, file))
         else:
             columns.append(pa.nulls(table.num_rows, field.type))
     return pa.table(columns, schema=PREDICTIONS)
+
+
+def _as(field: pa.Field, table: pa.Table, file: Path) -> pa.Array:
+    """A column as a bundle holds it. Raises DataError for values that it cannot hold."""
+    try:
+        return table[field.name].combine_chunks().cast(field.type)
+    except pa.ArrowException as error:
+        raise DataError(f"The column `{field.name}` of {file} is no {field.type}: {one_line(error)[:200]}.") from error
 
 
 def _is_number(table: pa.Table, column: str) -> bool:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from bench.files import replacing
 from bench.identity import ID_LENGTH
+from bench.leaderboard import columns as board_columns
 from bench.leaderboard.columns import COLUMNS, DERIVED, board_values
 from bench.schema import READABLE_VERSIONS, TYPES, RecordError, columns
 from bench.store import RECORD_FILE, Store
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INDEX_FILE = "index.parquet"
-FORMAT = 4
-"""To be raised when the same record would give another row than before."""
 NEVER = -1
 """The size noted for a file that the system refused: it has another one, so the file is tried again."""
 GONE = -1
@@ -53,14 +52,24 @@ def _schema() -> pa.Schema:
     types = TYPES | DERIVED
     files = [("folder", str), ("size", int), ("modified_ns", int), ("unreadable", str)]
     recorded = [(name, (get_args(types[name]) or (types[name],))[0]) for name in ("status", "run_id", *COLUMNS)]
-    reading = hashlib.sha256(repr((FORMAT, READABLE_VERSIONS, TYPES)).encode()).hexdigest()
-    return pa.schema([(name, arrow[kind]) for name, kind in files + recorded], metadata={"reading": reading})
+    fields = [(name, arrow[kind]) for name, kind in files + recorded]
+    return pa.schema(fields, metadata={"reading": _reading(__file__, board_columns.__file__)})
+
+
+def _reading(*sources: str) -> str:
+    """Hash of what makes a record's row: these modules' source, and the schema of records."""
+    found = hashlib.sha256(repr((READABLE_VERSIONS, TYPES)).encode())
+    for source in sources:
+        found.update(Path(source).read_bytes())
+    return found.hexdigest()
 
 
 SCHEMA = _schema()
 FILE_SCHEMA = pa.schema([SCHEMA.field(name) for name in ("folder", "size", "modified_ns", "unreadable")])
 OF_RUNS = ["folder", *COLUMNS]
 AS_WRITTEN = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+FLOATS = [name for name, kind in DERIVED.items() if kind is float]
+"""Of the columns that may come from settings, those of numbers."""
 INTEGERS = [name for name in COLUMNS if SCHEMA.field(name).type == pa.int64()]
 
 
@@ -133,6 +142,12 @@ class Index:
     def run_ids(self) -> dict[str, str]:
         """Run id of each readable record by its folder."""
         return self._readable("run_id")
+
+    @property
+    def held_out(self) -> dict[str, str]:
+        """Run id of each readable record of a trial, however it ended, by its folder."""
+        rows = self.table.filter(pc.fill_null(self.table["held_out"], False))
+        return dict(zip(rows["folder"].to_pylist(), rows["run_id"].to_pylist(), strict=True))
 
     @property
     def unreadable(self) -> list[tuple[Path, str]]:
@@ -250,12 +265,23 @@ def _values(root: str, file: RecordFile) -> tuple[Any, ...] | None:
 
 
 def _of_record(record: Any) -> list[Any]:
-    """Status, run id and board columns. Raises RecordError for a number that the index cannot hold."""
-    values = board_values(record)
+    """Status, run id and board columns. Raises RecordError for what the index cannot hold."""
+    try:
+        values = board_values(record)
+        values |= {name: _as_float(values[name]) for name in FLOATS}
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise RecordError(f"the boards' columns do not follow from it: {type(error).__name__}: {error}") from error
     for name in INTEGERS:
         if (values[name] or 0).bit_length() > 63:
             raise RecordError(f"{name} is {values[name]}, which does not fit into 64 bits")
     return [record.status, record.run_id, *values.values()]
+
+
+def _as_float(value: Any) -> float | None:
+    """Settings are not checked when a record is read. Raises TypeError for what is no number."""
+    if value is None or type(value) in (float, int):
+        return None if value is None else float(value)
+    raise TypeError(f"{value!r} is no number")
 
 
 def _table(rows: list[tuple[Any, ...]]) -> pa.Table:

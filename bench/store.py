@@ -30,9 +30,13 @@ class Store:
 
     def finished(self, folder: Path) -> RunRecord | None:
         """The complete record in `folder`, if there is one."""
+        record = self.ended(folder)
+        return record if record is not None and record.status == "complete" else None
+
+    def ended(self, folder: Path) -> RunRecord | None:
+        """The record in `folder`, however the run ended, if there is a readable one."""
         with contextlib.suppress(OSError, ValueError):
-            record = decode((folder / RECORD_FILE).read_bytes())
-            return record if record.status == "complete" else None
+            return decode((folder / RECORD_FILE).read_bytes())
         return None
 
     def check_writable(self) -> None:

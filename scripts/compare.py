@@ -22,7 +22,7 @@ from bench.errors import SettingsError, suggestion
 from bench.index import Index
 from bench.leaderboard.columns import GROUP
 from bench.leaderboard.comparisons import LEVEL, TOGETHER, Comparison, compared, runs_of_rows
-from bench.leaderboard.rows import rows_of
+from bench.leaderboard.rows import last_of_each_seed, rows_of
 from bench.store import Store
 
 CONDITIONS = ("task", *GROUP)
@@ -42,19 +42,19 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     found = sentences(runs, Store(arguments.results).root, arguments.first, arguments.second)
-    console = Console(soft_wrap=True, highlight=False)
-    for text in found:
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for text, _ in found:
         console.print(text)
     if not found:
         console.print(f"No group of runs has both {arguments.first} and {arguments.second} under these conditions.")
-    return 0 if found else 1
+    return 0 if any(comparable for _, comparable in found) else 1
 
 
 def chosen_runs(results: Path, methods: list[str], conditions: list[str]) -> pd.DataFrame:
     """The runs of these methods that meet the conditions. Raises SettingsError for what no run has."""
     if not results.is_dir():
         raise SettingsError(f"{results} is no folder.")
-    runs = Index.refreshed(results).runs
+    runs = last_of_each_seed(Index.refreshed(results).runs)
     for method in methods:
         if method not in set(runs["method"]):
             raise SettingsError(f"no complete run of the method {method}.{suggestion(method, set(runs['method']))}")
@@ -69,8 +69,8 @@ def chosen_runs(results: Path, methods: list[str], conditions: list[str]) -> pd.
     return runs
 
 
-def sentences(runs: pd.DataFrame, root: Path, first: str, second: str) -> list[str]:
-    """One text per pair of rows of one task and group."""
+def sentences(runs: pd.DataFrame, root: Path, first: str, second: str) -> list[tuple[str, bool]]:
+    """One text per pair of rows of one task and group, and whether they could be compared."""
     rows = rows_of(runs)
     of_row = dict(zip(rows.index, runs_of_rows(rows, runs, root), strict=True))
     found = []
@@ -79,7 +79,7 @@ def sentences(runs: pd.DataFrame, root: Path, first: str, second: str) -> list[s
         for one, other in itertools.product(of_first.index, of_second.index):
             if one != other:
                 comparison = compared(of_row[one], of_row[other])
-                found.append(in_words(rows.loc[one], rows.loc[other], comparison))
+                found.append((in_words(rows.loc[one], rows.loc[other], comparison), comparison is not None))
     return found
 
 
@@ -88,7 +88,8 @@ def in_words(one: pd.Series[Any], other: pd.Series[Any], comparison: Comparison 
     shared = ", ".join(str(one[name]) for name in GROUP)
     lines = [f"{one['task']} ({shared})", *(f"  {_scored(row)}" for row in (one, other))]
     if comparison is None:
-        return "\n".join([*lines, "  not comparable: they share no seed with predictions of the same examples\n"])
+        why = "they share no seed with predictions of the same examples, or one of them predicts a constant"
+        return "\n".join([*lines, f"  not comparable: {why}\n"])
     low, high = comparison.difference_low, comparison.difference_high
     verdict = "can be told apart" if comparison.p_value <= LEVEL else "cannot be told apart"
     return "\n".join(

@@ -1,8 +1,8 @@
 """Pack complete runs into two compact files: `python scripts/export_results.py FOLDER [--results results]`.
 
 FOLDER gets `records.parquet` and `predictions.parquet`, with every run on real data that stands on a board, and the
-trials behind it; `--all` takes sample and smoke runs as well. `scripts/import_results.py FOLDER` reads them back. A
-FOLDER that holds other runs than these is left as it is.
+trials behind it, completed or not; `--all` takes sample and smoke runs as well. `scripts/import_results.py FOLDER`
+reads them back. A FOLDER that holds other runs than these is left as it is.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import pandas as pd
-
 from bench.bundle import pack, run_ids
-from bench.errors import DataError
+from bench.errors import UserError
 from bench.index import Index
+from bench.leaderboard.columns import DEFAULTS
 from bench.leaderboard.publish import is_demonstration
+from bench.schema import RecordError
 from bench.store import Store
 
 
@@ -32,26 +32,37 @@ def main() -> int:
     if not arguments.results.is_dir():
         print(f"error: {arguments.results} is no folder.", file=sys.stderr)
         return 2
-    index = Index.refreshed(arguments.results)
-    runs = pd.concat([index.runs, index.trials])
-    if not arguments.all:
-        runs = runs[~is_demonstration(runs)]
     try:
-        others = set(run_ids(arguments.folder)) - {Path(folder).name for folder in runs["folder"]}
-    except DataError as error:
+        return export(arguments.results, arguments.folder, arguments.all)
+    except (UserError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def export(results: Path, folder: Path, everything: bool) -> int:
+    """Write the bundle unless it would lose runs. Returns the exit code. Raises UserError and RecordError."""
+    folders = chosen_folders(Index.refreshed(results), everything)
+    others = set(run_ids(folder)) - {chosen.name for chosen in folders}
     if others:
         print(
-            f"error: {arguments.folder} holds {len(others)} runs that would be lost; "
-            f"`python scripts/import_results.py {arguments.folder}` merges them into the results first.",
+            f"error: {folder} holds {len(others)} runs that would be lost; "
+            f"`python scripts/import_results.py {folder}` merges them into the results first.",
             file=sys.stderr,
         )
         return 2
-    root = Store(arguments.results).root
-    count = pack([root / folder for folder in runs["folder"]], arguments.folder)
-    print(f"{count} runs in {arguments.folder}")
+    print(f"{pack(folders, folder)} runs in {folder}")
     return 0
+
+
+def chosen_folders(index: Index, everything: bool) -> list[Path]:
+    """The folders of complete runs and trials, and of other trials that these runs name."""
+    store, runs, trials = Store(index.results), index.runs, index.trials
+    if not everything:
+        runs, trials = runs[~is_demonstration(runs)], trials[~is_demonstration(trials)]
+    tuned = [store.finished(store.root / folder) for folder in runs["folder"][runs["tuning"] != DEFAULTS]]
+    named = {trial for record in tuned if record is not None for trial in record.trial_run_ids}
+    behind = [folder for folder, run_id in index.held_out.items() if run_id in named]
+    return [store.root / folder for folder in dict.fromkeys([*runs["folder"], *trials["folder"], *behind])]
 
 
 if __name__ == "__main__":

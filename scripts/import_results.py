@@ -47,7 +47,7 @@ def merge(source: Path, results: Path) -> int:
             bundle = Path(scratch) / "bundle"
             pack([file.parent for file in record_files(source)], bundle)
         unpack(bundle, copy)
-        findings = audit(copy)
+        findings = audit(copy, from_elsewhere=True)
         for finding in findings[:REPORTED]:
             print(f"{finding.path.relative_to(copy)}: {finding.what}")
         if findings:

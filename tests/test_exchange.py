@@ -29,7 +29,7 @@ def measured(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_in(
         folder,
         *("-m", "method=lora,bitfit", "seed=0,1", "task=glue/sst2,glue/stsb", f"model.path={tiny_bert}"),
-        *("data=sample", "budget=smoke", "tuning=grid", "tuning.trials=2", "tuning.steps=2"),
+        *("hardware.precision=fp32", "data=sample", "budget=smoke", "tuning=grid", "tuning.trials=2", "tuning.steps=2"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "results"
@@ -77,7 +77,7 @@ def test_what_the_harness_writes_is_believed(results: Path) -> None:
         ({"ppt_c1e7": 0.9}, "ppt_c1e7 is 0.9; the columns that it follows from make it"),
         ({"predicted_peak_memory_bytes": 1}, "predicted_peak_memory_bytes is 1; the columns"),
         ({"seed": 7}, "seed is 7; its settings make it"),
-        ({"precision": "bf16"}, "; its settings make it"),
+        ({"precision": "fp16"}, "; its settings make it"),
         ({"evaluation_examples": 5}, "evaluation_examples is 5; predictions.parquet has 64"),
         ({"method": "../../lora"}, "method is '../../lora', which is no name"),
         ({"method": "=HYPERLINK(1)"}, "method is '=HYPERLINK(1)', which is no name"),

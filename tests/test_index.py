@@ -19,8 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.index import INDEX_FILE, SCHEMA, Index
-from bench.leaderboard import parts
+import bench.index
+from bench.index import INDEX_FILE, SCHEMA, Index, _reading
+from bench.leaderboard import columns, parts
+from bench.leaderboard.columns import board_values
+from bench.leaderboard.files import write
 from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.publish import publish
 from bench.leaderboard.rows import rows_of
@@ -114,6 +117,9 @@ def test_a_truncated_record_is_reported_kept_and_counted_again_once_mended(tmp_p
         ({"train_seconds": float("nan")}, "invalid character"),
         ({"score": None}, "a complete record has no score"),
         ({"schema_version": 99}, "Invalid value 99"),
+        ({"settings": {"training": {"learning_rate": "0.001"}}}, "'0.001' is no number"),
+        ({"settings": {"training": {"learning_rate": [0.1]}}}, "[0.1] is no number"),
+        ({"settings": {"training": {"learning_rate": 10**400}}}, "too large"),
     ],
 )
 def test_a_record_off_the_schema_is_reported_and_takes_no_other_with_it(
@@ -126,6 +132,24 @@ def test_a_record_off_the_schema_is_reported_and_takes_no_other_with_it(
     [(path, said)] = index.unreadable
     assert path == file
     assert why in said
+    assert index.runs["seed"].tolist() == [1]
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError])
+def test_a_record_that_no_row_follows_from_takes_no_other_with_it(
+    tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, seed(1))
+    file = put(tmp_path, seed(2))
+
+    def values(found: RunRecord) -> dict[str, Any]:
+        if found.seed == 2:
+            raise error("nonsense")
+        return board_values(found)
+
+    monkeypatch.setattr("bench.index.board_values", values)
+    index = Index.refreshed(tmp_path)
+    assert [path for path, _ in index.unreadable] == [file]
     assert index.runs["seed"].tolist() == [1]
 
 
@@ -241,6 +265,17 @@ def test_an_index_of_another_version_is_rebuilt(tmp_path: Path) -> None:
     assert seeds(tmp_path) == [1]
 
 
+def test_an_index_is_of_another_version_when_what_makes_its_rows_has_changed(tmp_path: Path) -> None:
+    sources = [Path(tmp_path / name) for name in ("index.py", "columns.py")]
+    for source in sources:
+        source.write_text("FIRST = 1")
+    first = _reading(*map(str, sources))
+    assert _reading(*map(str, sources)) == first
+    sources[1].write_text("FIRST = 2")
+    assert _reading(*map(str, sources)) != first
+    assert SCHEMA.metadata[b"reading"].decode() == _reading(bench.index.__file__, columns.__file__)
+
+
 def _with_status(table: pa.Table, status: str) -> pa.Table:
     return table.set_column(SCHEMA.get_field_index("status"), "status", pa.array([status] * len(table)))
 
@@ -308,6 +343,21 @@ def test_boards_that_stay_the_same_are_not_written_again(tmp_path: Path) -> None
     put(tmp_path, seed(2, task="glue/rte"))
     written = {file.name for file in publish(tmp_path) if file.stat().st_mtime > 0}
     assert written == {"glue.csv", "overall.csv", "pareto.csv", "leaderboard.md", "leaderboard.tex", "index.html"}
+
+
+def test_a_board_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = write(b"old", tmp_path / "glue.csv")
+    whole = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> None:
+        whole(path, content[: len(content) // 2])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="disk is full"):
+        write(b"a new one", board)
+    assert board.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [board]
 
 
 def test_the_leaderboard_names_ten_unreadable_records_and_counts_the_others(tmp_path: Path) -> None:
