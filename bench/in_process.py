@@ -11,6 +11,7 @@ from bench.console import FAILED, refuse
 from bench.errors import UserError, one_line
 from bench.planning import Plan
 from bench.record import RunRecord
+from bench.schema import RecordError
 from bench.signals import Stopped
 from bench.summary import table
 from bench.workspace import ClaimLost, Held
@@ -27,14 +28,20 @@ def carry_out_all(plans: Sequence[Plan], console: Console) -> int:
             workspace.tidy(todo.folder)
             continue
         try:
-            codes.append(carry_out(todo, console, wait=False))
+            codes.append(_ended(todo, console, wait=False))
         except Held as error:
             console.print(f"{todo.name}: {error}; comes last")
             held.append(todo)
-        except UserError as error:
-            codes.append(refuse(error))
-    codes += [carry_out(todo, console, wait=True) for todo in held]
+    codes += [_ended(todo, console, wait=True) for todo in held]
     return max(codes, default=0)
+
+
+def _ended(todo: Plan, console: Console, wait: bool) -> int:
+    """`carry_out` for one run among others: input that turns out unusable is refused, and the others go on."""
+    try:
+        return carry_out(todo, console, wait)
+    except UserError as error:
+        return refuse(error)
 
 
 def carry_out(todo: Plan, console: Console, wait: bool) -> int:
@@ -54,7 +61,7 @@ def carry_out(todo: Plan, console: Console, wait: bool) -> int:
     except Stopped as stop:
         console.print(f"{stop}; the same command goes on from where it came")
         raise
-    except (OSError, ClaimLost) as error:
+    except (OSError, ClaimLost, RecordError) as error:
         console.print(f"{todo.name} could not be recorded: {one_line(error)}")
         return FAILED
     report(record, todo.folder, console)

@@ -38,13 +38,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.planning import Plan
+    from bench.settings import HardwareSettings
 
 WORKER = Path(__file__).with_name("worker.py")
 REFUSED, STOPPED = 2, 3
 """Exit codes of a process beside 0 and 1."""
 POLL_SECONDS = 0.1
-STOP_SECONDS = 120.0
-"""How long processes may take to finish their step and write a checkpoint."""
+STOP_SECONDS = 60.0
+"""How long processes may take to finish their step and write a checkpoint; on SLURM, half of the warning it gives."""
 SETTLE_SECONDS = 1.0
 """Within which the process that failed first and those that lost it all say why they ended."""
 LOG_TAIL = 20
@@ -66,6 +67,7 @@ def launched(plan: Plan, terms: Terms) -> RunRecord:
 
     Raises SettingsError for input that turns out unusable, and Stopped.
     """
+    (terms.folder / RECORD_FILE).unlink(missing_ok=True)  # of an interrupted attempt
     with TemporaryDirectory(prefix="parsimony-") as scratch:
         group = _Group(plan, terms, Path(scratch))
         codes = group.wait()
@@ -102,6 +104,7 @@ class _Group:
         self._terms = terms
         self._scratch = scratch
         hardware = plan.settings.hardware
+        self._stop_seconds = _stop_seconds(hardware)
         assignment = scratch / "assignment.json"
         write_json(
             assignment,
@@ -115,12 +118,13 @@ class _Group:
                 "too_large": list(terms.too_large),
             },
         )
-        first = node_rank() * hardware.processes
+        spread = hardware.machines > 1  # else what SLURM says of this process's place concerns other runs
+        first = node_rank() * hardware.processes if spread else 0
         shared = {
             "WORLD_SIZE": str(hardware.processes * hardware.machines),
             "LOCAL_WORLD_SIZE": str(hardware.processes),
-            "MASTER_ADDR": master_address(),
-            "MASTER_PORT": str(master_port() or _free_port()),
+            "MASTER_ADDR": master_address() if spread else "127.0.0.1",
+            "MASTER_PORT": str((spread and master_port()) or _free_port()),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // hardware.processes))),
         }
         self.ranks = range(first, first + hardware.processes)
@@ -156,7 +160,7 @@ class _Group:
             if self._terms.stop.number is not None and asked_at is None:
                 asked_at = time.monotonic()
                 self._signal(signal.SIGTERM)
-            if asked_at is not None and time.monotonic() - asked_at > STOP_SECONDS:
+            if asked_at is not None and time.monotonic() - asked_at > self._stop_seconds:
                 return
             if any(_is_failure(process.poll()) for process in self._processes):
                 time.sleep(SETTLE_SECONDS)
@@ -197,15 +201,28 @@ def _is_failure(code: int | None) -> bool:
     return code not in (None, 0, STOPPED)
 
 
+def _stop_seconds(hardware: HardwareSettings) -> float:
+    """How long processes may take to stop."""
+    warning = hardware.slurm.signal_delay_seconds if hardware.slurm is not None and hardware.on_slurm else 0
+    return warning / 2 or STOP_SECONDS
+
+
 def _failed(plan: Plan, terms: Terms, failure: Failure) -> RunRecord:
-    """The record of a failed run: what the first process had measured, and why the run failed."""
+    """The record of a failed run: what the first process had measured, and why the run failed.
+
+    A run that was complete by then has not failed.
+    """
     try:
         record = read(json.loads((terms.folder / RECORD_FILE).read_text()))
     except (OSError, ValueError):
         record = opened(plan)
         record.processes = plan.settings.hardware.processes * plan.settings.hardware.machines
         record.machines = plan.settings.hardware.machines
+    if record.status == "complete":
+        terms.console.print(f"the run was complete before a process failed: {failure.error}", markup=False)
+        return record
     record.status, record.error = failure.status, failure.error
+    record.score, record.metrics = None, {}
     traceback_file(terms.folder).write_text(failure.traceback)
     closed(record, terms.folder)
     return record

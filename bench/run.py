@@ -5,11 +5,12 @@ Exit codes: 0 done, 1 a run failed or diverged, 2 bad input, 130 interrupted by 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # This folder must not stand on the import path, or its modules would shadow others; the project's root must.
@@ -41,7 +42,6 @@ def main() -> int:
     arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
     options = [argument for argument in arguments if argument.startswith("-")]
     console = new_console()
-    os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over many lines
     try:
         if len(arguments) < len(sys.argv) - 1 and not options:
             return run_sweep(arguments, console)
@@ -68,8 +68,25 @@ def run_single(arguments: Sequence[str], console: Console) -> int:
         except UserError as error:  # Hydra would add a line of its own
             composed.append(error)
 
-    job()
+    with _raising_errors():
+        job()
     return max((_run_composed(found, console) for found in composed), default=0)
+
+
+@contextlib.contextmanager
+def _raising_errors() -> Iterator[None]:
+    """Let Hydra raise its errors instead of printing them over many lines.
+
+    Afterwards the variable has the user's own value again: jobs take it over, and print tracebacks where it is set.
+    """
+    own = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[FULL_ERROR]
+        if own is not None:
+            os.environ[FULL_ERROR] = own
 
 
 def _composed(config: DictConfig) -> Plan:

@@ -7,6 +7,7 @@ The runs of a sweep stand in `results/sweeps/<id>.json`, so that anyone can see 
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bench import provenance, validation
-from bench.errors import StorageError, UserError, one_line
+from bench.errors import SettingsError, StorageError, UserError, one_line
 from bench.files import write_json
 from bench.identity import ID_LENGTH, digest
 from bench.planning import Names, Plan, plan
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 FOLDER = "sweeps"
 SEARCH_PATH = "hydra.searchpath="
 """Where other packages keep configuration files of their own: the one override of Hydra's that belongs to a run."""
+
+
+SEED_REFERENCE = re.compile(r"\$\{[^}]*\bseed\b")
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,27 @@ def planned(overrides: Sequence[str]) -> Sweep:
     plans: list[Plan] = []
     refused: list[tuple[list[str], UserError]] = []
     validated_runs = list(expanded(overrides))
+    _check_one_place([settings for _, settings, _ in validated_runs])
     for own, settings, choices in validated_runs:
         try:
             plans.append(plan(settings, Names.of(choices), own))
         except UserError as error:
             refused.append((own, error))
     return of_plans(plans, refused)
+
+
+def _check_one_place(runs: Sequence[RunSettings]) -> None:
+    """Raise SettingsError unless all runs leave their records in one folder, and are done here or are SLURM's."""
+    folders = sorted({run.results.dir for run in runs})
+    if len(folders) > 1:
+        raise SettingsError(
+            f"results.dir must be the same for all runs of a sweep; these differ: {', '.join(folders)}."
+        )
+    if len({run.hardware.on_slurm for run in runs}) > 1:
+        names = sorted({run.hardware.name for run in runs})
+        raise SettingsError(
+            f"Either all runs of a sweep go to SLURM or none does; this one has hardware={','.join(names)}."
+        )
 
 
 def of_plans(plans: Iterable[Plan], refused: Sequence[tuple[list[str], UserError]] = ()) -> Sweep:
@@ -109,18 +128,23 @@ def expanded(overrides: Sequence[str]) -> Iterator[tuple[list[str], RunSettings,
 
 def _with_seed(overrides: tuple[str, ...]) -> tuple[RunSettings, dict[str, str]]:
     """The settings of one run. Runs that differ in nothing but the seed, on which no setting depends, compose once."""
-    seed = next((override for override in overrides if override.startswith("seed=")), "").removeprefix("seed=")
-    if not seed.isdecimal():
-        return _validated(overrides)
-    settings, choices = _validated(tuple(override for override in overrides if override != f"seed={seed}"))
-    validation.check_seed(int(seed))
-    return replace(settings, seed=int(seed)), choices
+    others = tuple(override for override in overrides if override.partition("=")[0].strip("+~") != "seed")
+    seed = next((override for override in overrides if override not in others), "").removeprefix("seed=")
+    if seed.isdecimal() and len(others) == len(overrides) - 1:
+        settings, choices, depends_on_seed = _validated(others)
+        if not depends_on_seed:
+            validation.check_seed(int(seed))
+            return replace(settings, seed=int(seed)), choices
+    settings, choices, _ = _validated(overrides)
+    return settings, choices
 
 
 @functools.lru_cache(maxsize=64)
-def _validated(overrides: tuple[str, ...]) -> tuple[RunSettings, dict[str, str]]:
+def _validated(overrides: tuple[str, ...]) -> tuple[RunSettings, dict[str, str], bool]:
+    """The settings of one run, its choices, and whether a setting is worked out from the seed."""
     config, choices = composed(overrides)
-    return validated(config, choices, overrides), choices
+    depends_on_seed = SEED_REFERENCE.search(OmegaConf.to_yaml(config)) is not None
+    return validated(config, choices, overrides), choices, depends_on_seed
 
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bench.errors import SettingsError
+from bench.errors import SettingsError, one_line
 from bench.schema import plain
 from bench.training import LogPoint
 
@@ -38,10 +39,12 @@ class NoTracker:
 
 
 class WandbTracker:
-    """Logs to Weights & Biases."""
+    """Logs to Weights & Biases, until that fails once: the run goes on without it."""
 
-    def __init__(self, run: Any) -> None:
-        self._run = run
+    def __init__(self, begin: Callable[[], Any]) -> None:
+        self._run: Any = None
+        with self._tracking():
+            self._run = begin()
 
     def log(self, point: LogPoint) -> None:
         """Log the training curve by optimizer step."""
@@ -50,13 +53,32 @@ class WandbTracker:
             "train/learning_rate": point.learning_rate,
             "train/samples_per_second": point.samples_per_second,
         }
-        self._run.log(values, step=point.step)
+        with self._tracking():
+            if self._run is not None:
+                self._run.log(values, step=point.step)
 
     def finish(self, record: RunRecord) -> None:
         """Put the record's numbers into the run's summary."""
-        numbers = {name: value for name, value in plain(record).items() if isinstance(value, (int, float))}
-        self._run.summary.update(numbers | {f"metrics/{name}": value for name, value in record.metrics.items()})
-        self._run.summary["status"] = record.status
+        with self._tracking():
+            if self._run is not None:
+                numbers = {name: value for name, value in plain(record).items() if isinstance(value, (int, float))}
+                self._run.summary.update(numbers | {f"metrics/{name}": value for name, value in record.metrics.items()})
+                self._run.summary["status"] = record.status
+
+    def close(self) -> None:
+        """Hand over what is still on its way."""
+        with self._tracking():
+            if self._run is not None:
+                self._run.finish()
+
+    @contextlib.contextmanager
+    def _tracking(self) -> Iterator[None]:
+        """A failure ends the tracking, not the run."""
+        try:
+            yield
+        except Exception as error:  # from the network to a disk that is full
+            self._run = None
+            print(f"the tracker wandb failed, the run goes on without it: {one_line(error)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -74,19 +96,23 @@ def tracker(
     offline = not (os.environ.get("WANDB_API_KEY") or _has_stored_key())
     mode = os.environ.get("WANDB_MODE") or ("offline" if offline else "online")
     folder.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
-        project=settings.project,
-        name=name,
-        config=config | {"run_id": run_id},
-        dir=folder,
-        mode=mode,  # type: ignore[arg-type]
-        reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+
+    def begin() -> Any:
+        return wandb.init(
+            project=settings.project,
+            name=name,
+            config=config | {"run_id": run_id},
+            dir=folder,
+            mode=mode,  # type: ignore[arg-type]
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    follower = WandbTracker(begin)
     try:
-        yield WandbTracker(run)
+        yield follower
     finally:
-        run.finish()
+        follower.close()
 
 
 def _has_stored_key() -> bool:

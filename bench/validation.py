@@ -125,6 +125,11 @@ def validate(config: DictConfig, defaults: Mapping[str, Mapping[str, Any]]) -> R
             f"hardware.slurm.signal_delay_seconds={slurm.signal_delay_seconds} leaves nothing of "
             f"hardware.slurm.time_minutes={slurm.time_minutes}."
         )
+    if settings.hardware.machines > 1 and not settings.hardware.on_slurm:
+        raise SettingsError(
+            f"hardware.machines={settings.hardware.machines} needs SLURM, which starts the processes on the other "
+            "machines: choose hardware=slurm/NAME."
+        )
     if settings.hardware.split and processes == 1:
         raise SettingsError("hardware.split=true needs more than one process (hardware.processes, hardware.machines).")
     return settings

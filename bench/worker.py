@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -56,7 +57,7 @@ def main() -> int:
     if record.status == "complete":
         _leave()
         return 0
-    trace = traceback_file(Path(assignment["folder"]), team).read_text()
+    trace = _trace(Path(assignment["folder"]), team)
     reason = f"process {team.rank}: {record.error}"
     write_json(said, asdict(Failure(team.rank, record.status, reason, trace, time.time())))
     return FAILED
@@ -82,6 +83,13 @@ def _work(assignment: dict[str, Any], team: Team) -> RunRecord:
             tuple(assignment["too_large"]),
         )
         return recipe.attempt(todo, terms)
+
+
+def _trace(folder: Path, team: Team) -> str:
+    """The traceback that this process left; empty where it could not be written."""
+    with contextlib.suppress(OSError):
+        return traceback_file(folder, team).read_text()
+    return ""
 
 
 def _leave() -> None:

@@ -14,39 +14,56 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from rich.console import Console
-
 from bench import status, sweep
+from bench.console import new_console, refuse
+from bench.errors import StorageError, UserError, one_line
 
 
 def main() -> int:
-    """Show the status; the exit code is 0 if every run is complete, else 1."""
+    """Show the status; the exit code is 0 if every run is complete, 1 if not, 2 if there is no such sweep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", nargs="?", help="id of a sweep, or its first characters; default: the latest")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     parser.add_argument("--list", action="store_true", help="list the sweeps")
     arguments = parser.parse_args()
-    console = Console(soft_wrap=True, highlight=False)
-    known = _sweeps(arguments.results)
-    if arguments.list:
-        for found in known:
-            command = " ".join(found["command"])
-            console.print(f"{found['id']}  {found['started_at']}  {len(found['runs'])} runs  {command}")
-        return 0
-    chosen = [found for found in known if found["id"].startswith(arguments.sweep or "")]
-    if not chosen:
-        print(f"error: {arguments.results} has no sweep {arguments.sweep or ''}".rstrip() + ".", file=sys.stderr)
-        return 2
-    runs = status.of_runs(arguments.results, [arguments.results / run["folder"] for run in chosen[-1]["runs"]])
-    console.print(f"sweep {chosen[-1]['id']}: {len(runs)} runs, started {chosen[-1]['started_at']}")
+    console = new_console()
+    try:
+        if arguments.list:
+            for found in _sweeps(arguments.results):
+                command = " ".join(found["command"])
+                console.print(f"{found['id']}  {found['started_at']}  {len(found['runs'])} runs  {command}")
+            return 0
+        chosen = _chosen(arguments.results, arguments.sweep or "")
+    except UserError as error:
+        return refuse(error)
+    runs = status.of_runs(arguments.results, [arguments.results / run["folder"] for run in chosen["runs"]])
+    console.print(f"sweep {chosen['id']}: {len(runs)} runs, started {chosen['started_at']}")
     console.print(status.table(runs))
     return 0 if all(run.status == status.DONE for run in runs) else 1
 
 
-def _sweeps(results: Path) -> list[dict[str, Any]]:
-    """What is written down of every sweep, the latest last."""
-    found = [json.loads(path.read_text()) for path in (results / sweep.FOLDER).glob("*.json")]
-    return sorted(found, key=lambda one: one["started_at"])
+def _chosen(results: Path, prefix: str) -> dict[str, Any]:
+    """The sweep whose id begins so, or the latest for an empty prefix. Raises StorageError."""
+    found = _sweeps(results, prefix)
+    if not found:
+        raise StorageError(f"{results} has no sweep {prefix}".rstrip() + ".")
+    if prefix and len(found) > 1:
+        raise StorageError(f"{prefix} may be any of the sweeps {', '.join(sorted(one['id'] for one in found))}.")
+    return found[-1]
+
+
+def _sweeps(results: Path, prefix: str = "") -> list[dict[str, Any]]:
+    """What is written down of every sweep whose id begins so, the latest last. Raises StorageError."""
+    files = [path for path in (results / sweep.FOLDER).glob("*.json") if path.stem.startswith(prefix)]
+    return sorted(map(_read, files), key=lambda one: one["started_at"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return {name: found[name] for name in ("id", "command", "started_at", "runs")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} is damaged ({one_line(error)}); the same sweep started again mends it.") from error
 
 
 if __name__ == "__main__":

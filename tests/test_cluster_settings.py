@@ -19,7 +19,7 @@ from bench.errors import SettingsError
 from bench.hardware import Hardware
 from bench.settings import HardwareSettings, RunSettings, SlurmSettings
 from tests.cluster_jobs import Note
-from tests.conftest import CONFIGURATION
+from tests.conftest import CONFIGURATION, run_in
 
 Composed = Callable[..., RunSettings]
 MACHINES = {
@@ -101,6 +101,11 @@ def test_settings_that_slurm_could_not_use_are_refused(override: str, sentence: 
     with pytest.raises(SettingsError) as refusal:
         composed("hardware=slurm/cpu", override)
     assert str(refusal.value) == sentence
+
+
+def test_several_machines_without_slurm_are_refused(composed: Composed) -> None:
+    with pytest.raises(SettingsError, match=r"^hardware.machines=2 needs SLURM, .*: choose hardware=slurm/NAME\.$"):
+        composed("hardware=cpu", "hardware.machines=2")
 
 
 def test_submitting_needs_no_gpu_here_and_a_job_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,3 +190,15 @@ def test_what_is_missing_for_slurm_is_one_sentence(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SettingsError, match=r"^hardware=slurm/cpu needs the package submitit: pip install"):
         submission.submit([Note("")], wanted, tmp_path)
+
+
+@pytest.mark.parametrize(("own", "submitted"), [({}, "unset"), ({"HYDRA_FULL_ERROR": "0"}, "0")])
+def test_jobs_print_sentences_unless_the_user_asks_for_tracebacks(
+    own: dict[str, str], submitted: str, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sbatch = f"echo ${{HYDRA_FULL_ERROR-unset}} > {tmp_path / 'found'}; echo refused >&2; exit 1"
+    use_scripts(tmp_path, monkeypatch, sbatch=sbatch, srun="exit 1")
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    done = run_in(tmp_path, "hardware=slurm/cpu", "data=sample", f"model.path={tiny_bert}", **own)
+    assert (done.returncode, done.stderr) == (2, "error: SLURM refuses the jobs of hardware=slurm/cpu: refused.\n")
+    assert (tmp_path / "found").read_text().strip() == submitted

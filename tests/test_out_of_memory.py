@@ -6,10 +6,14 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from bench.measure import batch_sweep
 from bench.record import RunRecord
 from tests.conftest import ROOT, the_record
 
@@ -27,6 +31,19 @@ def wide(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=280, pad_token_id=0, **sizes)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
+
+
+def test_the_largest_batch_is_the_last_before_memory_ran_out_however_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def speed(loop: Any, indices: np.ndarray, device: str) -> float:
+        if len(indices) > 4:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return 10.0 * len(indices)
+
+    monkeypatch.setattr(batch_sweep, "_speed", speed)
+    loop: Any = SimpleNamespace(longest_batch_indices=[7])
+    assert batch_sweep.samples_per_second(loop, "cpu", 1.0) == {1: 10.0, 2: 20.0, 4: 40.0}
 
 
 def arguments(model: Path, *more: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -51,3 +52,27 @@ def test_an_unknown_sweep_is_one_sentence(tmp_path: Path) -> None:
     done = shown(tmp_path, "abc")
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path} has no sweep abc.\n"
+
+
+def written(results: Path, name: str, text: str) -> Path:
+    path = results / "sweeps" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_an_id_that_fits_several_sweeps_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("abc", "abd"):
+        written(tmp_path, name, json.dumps({"id": name, "command": [], "started_at": name, "runs": []}))
+    done = shown(tmp_path, "ab")
+    assert (done.returncode, done.stderr) == (2, "error: ab may be any of the sweeps abc, abd.\n")
+    assert shown(tmp_path, "abc").stdout.startswith("sweep abc: 0 runs")
+
+
+def test_a_damaged_sweep_is_one_sentence(tmp_path: Path) -> None:
+    for text in ('{"id": ', "[]", '{"id": "abc"}'):
+        damaged = written(tmp_path, "abc", text)
+        done = shown(tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {damaged} is damaged (")
+        assert done.stderr.count("\n") == 1

@@ -20,7 +20,7 @@ from bench.in_process import carry_out
 from bench.launch import joined
 from bench.signals import Stopped
 from bench.store import RECORD_FILE
-from bench.workspace import Held
+from bench.workspace import Held, outwait_dead_owner
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -70,7 +70,11 @@ class RunJob:
 
 
 def run_in_job(arguments: Sequence[str]) -> int:
-    """One run inside a cluster's job, from its overrides; returns the exit code. Raises Stopped."""
+    """One run inside a cluster's job, from its overrides; returns the exit code. Raises Stopped.
+
+    Where another process is at work on the run, a job on one node waits for its end, and goes on with what it leaves if
+    it dies. One on several nodes fails, as its other nodes would wait in vain for this one.
+    """
     settings.register()
     console = new_console()
     try:
@@ -80,10 +84,13 @@ def run_in_job(arguments: Sequence[str]) -> int:
         (only,) = todo.plans
         if node_rank() > 0:
             return joined(only, console)
-        return carry_out(only, console, wait=False)
+        if only.settings.hardware.machines > 1 and only.finished is None:
+            outwait_dead_owner(only.folder)
+            return carry_out(only, console, wait=False)
+        return carry_out(only, console, wait=True)
     except Held as error:
-        console.print(str(error))
-        return 0
+        print(error, file=sys.stderr)
+        return FAILED
     except UserError as error:
         return refuse(error)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.bookkeeping import is_out_of_memory
 from bench.measure import memory
 from bench.measure.throughput import StepClock
 
@@ -26,8 +27,6 @@ def samples_per_second(loop: TrainingLoop, device: str, bytes_per_example: float
     failure to allocate ends the climb; elsewhere the system would end the process, so a batch whose activations
     (`bytes_per_example` each) would take most of the free memory is not tried. The loop's model is used up.
     """
-    import torch
-
     free = memory.available(device)
     longest = int(loop.longest_batch_indices[-1])
     found: dict[int, float] = {}
@@ -35,7 +34,9 @@ def samples_per_second(loop: TrainingLoop, device: str, bytes_per_example: float
     while size <= LARGEST and (device == "cuda" or _fits(size, bytes_per_example, free)):
         try:
             found[size] = _speed(loop, np.full(size, longest), device)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             break
         size *= 2
     return found

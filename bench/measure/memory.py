@@ -37,7 +37,8 @@ def peak(device: str) -> dict[str, int]:
     """Peak bytes since `reset_peak`, by kind; empty where the system tells nothing.
 
     On CUDA `active`, `allocated` and `reserved` are those of PyTorch's allocator, and `device` is what the whole
-    device has in use now, other processes included. Elsewhere `resident` is the process's resident set.
+    device has in use now, other processes included. Elsewhere `resident` is the process's resident set, its peak since
+    the process's start where the system, as macOS, cannot forget an earlier one.
     """
     if device == "cuda":
         import torch
@@ -46,7 +47,7 @@ def peak(device: str) -> dict[str, int]:
         free, total = torch.cuda.mem_get_info()
         peaks = {kind: int(statistics[f"{kind}_bytes.all.peak"]) for kind in ("active", "allocated", "reserved")}
         return peaks | {"device": total - free}
-    resident = _status_bytes("VmHWM")
+    resident = _status_bytes("VmHWM") or _peak_since_start()
     return {} if resident is None else {"resident": resident}
 
 
@@ -87,6 +88,15 @@ def headline(peaks: dict[str, int]) -> int | None:
 def _may_use_cuda() -> bool:
     """Whether this process can hold memory of the GPU: not before torch is imported, which is a phase's work."""
     return "torch" in sys.modules
+
+
+def _peak_since_start() -> int | None:
+    """The peak of the whole process, where the system keeps no other; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _status_bytes(name: str) -> int | None:

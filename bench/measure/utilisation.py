@@ -82,33 +82,30 @@ class _ProcessWindow:
     """The resident set and the processor time of this process."""
 
     def __init__(self) -> None:
-        self._seconds: list[float] = []
-        self._memory: list[float] = []
+        self._samples: list[tuple[float, float]] = []
         self._processor_start = _processor_seconds()
 
     def sample(self) -> None:
         """Read the resident set."""
         in_use = memory.in_use("cpu")
         if in_use is not None:
-            self._seconds.append(time.perf_counter())
-            self._memory.append(in_use)
+            self._samples.append((time.perf_counter(), in_use))
 
     def means(self) -> Utilisation:
         """Mean bytes, and the share of the usable cores' time that this process took."""
-        if len(self._seconds) < 2:
+        if len(self._samples) < 2:
             return Utilisation()
-        seconds = self._seconds[-1] - self._seconds[0]
+        times, in_use = zip(*self._samples, strict=True)
+        seconds = times[-1] - times[0]
         used = _processor_seconds() - self._processor_start
-        return Utilisation(time_average(self._seconds, self._memory), used / (seconds * usable_cores()), seconds)
+        return Utilisation(time_average(times, in_use), used / (seconds * usable_cores()), seconds)
 
 
 class _CudaWindow:
     """What NVML reports of the current CUDA device; nothing where it is absent or refuses."""
 
     def __init__(self) -> None:
-        self._seconds: list[float] = []
-        self._memory: list[float] = []
-        self._compute: list[float] = []
+        self._samples: list[tuple[float, float, float]] = []
 
     def sample(self) -> None:
         """Read the device's memory in use and its utilisation since the last reading."""
@@ -118,17 +115,14 @@ class _CudaWindow:
             used, busy = torch.cuda.device_memory_used(), torch.cuda.utilization()
         except Exception:  # NVML has errors of its own, as where a partition of a GPU tells nothing
             return
-        self._seconds.append(time.perf_counter())
-        self._memory.append(used)
-        self._compute.append(busy / 100)
+        self._samples.append((time.perf_counter(), used, busy / 100))
 
     def means(self) -> Utilisation:
         """Mean bytes and mean utilisation."""
-        if len(self._seconds) < 2:
+        if len(self._samples) < 2:
             return Utilisation()
-        seconds = self._seconds[-1] - self._seconds[0]
-        memory_bytes, compute = (time_average(self._seconds, values) for values in (self._memory, self._compute))
-        return Utilisation(memory_bytes, compute, seconds)
+        times, in_use, busy = zip(*self._samples, strict=True)
+        return Utilisation(time_average(times, in_use), time_average(times, busy), times[-1] - times[0])
 
 
 def _processor_seconds() -> float:
