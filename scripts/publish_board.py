@@ -1,7 +1,8 @@
 """Build the published leaderboard from `results/published/` alone: `python scripts/publish_board.py [--check]`.
 
-Writes `results/leaderboard/` and, between the marks in the README, the top of the largest board. `--check` writes
-nothing; it exits with 1 if a table or the README does not follow from the published runs byte for byte, and names it.
+Writes `results/published/leaderboard/` and, between the marks in the README, the top of the largest board. `--check`
+writes nothing; it exits with 1 if a table or the README does not follow from the published runs byte for byte, and
+names it.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from bench.errors import UserError
 from bench.index import Index
 from bench.leaderboard import page
 from bench.leaderboard.boards import Boards
-from bench.leaderboard.documents import NOT_SEPARABLE, score
+from bench.leaderboard.documents import NOT_SEPARABLE, UNTESTED, in_markdown, score
 from bench.leaderboard.parts import parts
 from bench.leaderboard.publish import FOLDER, publish
 from bench.leaderboard.rows import as_records
 from bench.schema import RecordError
 
-RESULTS = ROOT / "results"
+BUNDLE = ROOT / "results" / PUBLISHED
+BOARDS = BUNDLE / FOLDER
 README = ROOT / "README.md"
 TABLES = (".csv", ".md", ".tex")
 """Endings of the files that follow from the records byte for byte; how a plot is drawn, and text in it, depends on
@@ -70,17 +72,17 @@ class Published:
     @property
     def stale(self) -> list[Path]:
         """The files that are there, or should be, and do not follow from the published runs."""
-        there = {path.name for path in (RESULTS / FOLDER).glob("*") if path.suffix in TABLES}
+        there = {path.name for path in BOARDS.glob("*") if path.suffix in TABLES}
         expected = {name for name in self.files if Path(name).suffix in TABLES}
-        paths = {RESULTS / FOLDER / name: self.files.get(name) for name in sorted(there | expected)}
+        paths = {BOARDS / name: self.files.get(name) for name in sorted(there | expected)}
         paths[README] = self.readme.encode()
         return [path for path, content in paths.items() if not path.is_file() or path.read_bytes() != content]
 
     def write(self) -> None:
         """Put everything in its place, and nothing else there."""
-        shutil.rmtree(RESULTS / FOLDER, ignore_errors=True)
+        shutil.rmtree(BOARDS, ignore_errors=True)
         for name, content in self.files.items():
-            path = RESULTS / FOLDER / name
+            path = BOARDS / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         README.write_text(self.readme, "utf-8")
@@ -93,14 +95,14 @@ def block(rows: pd.DataFrame) -> str:
     board = as_records(rows[(rows["group"] == group) & (rows["task"] == task)])
     first = board[0]
     lines = [
-        f"`{first['task']}` on `{first['model']}`, {first['metric']}, {len(board)} methods, {first['seeds']} seeds, "
-        f"budget `{first['budget']}`, tuned by {first['tuning']}, {first['precision']} on {first['hardware']}:",
+        f"`{first['task']}` on `{first['model']}`, {first['metric']}, {len(board)} rows, budget `{first['budget']}`, "
+        f"tuning: {first['tuning']}, {first['precision']} on {in_markdown(first['hardware'])}:",
         "",
         "| rank | method | score | trainable parameters | peak memory | training time |",
         "| ---: | --- | ---: | ---: | ---: | ---: |",
         *map(_line, board[:TOP]),
         "",
-        f"Mean score in percent ± half of its 95 % interval over seeds. {_separation(board)}",
+        f"Mean score in percent ± half of its 95 % interval over {_seeds(board)} seeds. {_separation(board)}",
         "",
         f"![Score against trainable parameters, with the Pareto front]({_plot(group)})",
     ]
@@ -122,8 +124,11 @@ def _line(row: Mapping[str, Any]) -> str:
 def _separation(board: Sequence[Mapping[str, Any]]) -> str:
     """Which methods a paired test cannot tell from the best, and the smallest of them."""
     equal = [row for row in board[1:] if row["separable_from_best"] is False]
+    untested = sum(row["separable_from_best"] is None for row in board[1:])
+    if untested:
+        return f"{untested} of them could not be tested against the best ({UNTESTED})."
     if not equal:
-        return "A paired test on the same examples and seeds tells every method from the best."
+        return "A paired test of these runs on the same examples and seeds tells every method from the best."
     least = min(equal, key=itemgetter("trainable_parameters"))
     return (
         f"A paired test on the same examples and seeds cannot tell {len(equal)} of them ({NOT_SEPARABLE}) from the "
@@ -131,8 +136,14 @@ def _separation(board: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _seeds(board: Sequence[Mapping[str, Any]]) -> str:
+    """How many seeds the rows have: a number, or the least and the greatest."""
+    least, greatest = (of(row["seeds"] for row in board) for of in (min, max))
+    return str(least) if least == greatest else f"{least} to {greatest}"
+
+
 def _plot(group: str) -> str:
-    return f"{RESULTS.relative_to(README.parent)}/{FOLDER}/{page.PLOTS}/{group}/scores.png"
+    return f"{BOARDS.relative_to(README.parent)}/{page.PLOTS}/{group}/scores.png"
 
 
 def main() -> int:
@@ -144,13 +155,13 @@ def main() -> int:
         print(f"error: {page.NEEDED}", file=sys.stderr)
         return 2
     try:
-        published = Published.of(RESULTS / PUBLISHED, pages=not check)
+        published = Published.of(BUNDLE, pages=not check)
     except (UserError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not check:
         published.write()
-        print(f"{len(published.files)} files in {RESULTS / FOLDER}, and {README}")
+        print(f"{len(published.files)} files in {BOARDS}, and {README}")
     stale = published.stale
     for path in stale:
         print(f"{path} does not follow from the published runs: python scripts/publish_board.py", file=sys.stderr)

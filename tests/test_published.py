@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from bench.audit import audit
-from bench.bundle import PUBLISHED, unpack
+from bench.bundle import unpack
 from scripts import publish_board
 from tests.conftest import ROOT
 
-BUNDLE = ROOT / "results" / PUBLISHED
+BUNDLE = publish_board.BUNDLE
 
 
 def test_tables_and_readme_follow_from_the_published_runs_byte_for_byte() -> None:
@@ -30,10 +30,10 @@ def test_the_published_runs_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["glue.csv", "comparisons.csv", "leaderboard.md", "extra.csv", "README.md"])
 def test_what_does_not_follow_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    board, readme = tmp_path / "results" / publish_board.FOLDER, tmp_path / "README.md"
-    shutil.copytree(ROOT / "results" / publish_board.FOLDER, board)
+    board, readme = tmp_path / "results" / "published" / "leaderboard", tmp_path / "README.md"
+    shutil.copytree(publish_board.BOARDS, board)
     shutil.copy(ROOT / "README.md", readme)
-    monkeypatch.setattr(publish_board, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(publish_board, "BOARDS", board)
     monkeypatch.setattr(publish_board, "README", readme)
     published = publish_board.Published.of(BUNDLE, pages=False)
     assert published.stale == []
