@@ -33,10 +33,12 @@ def execute(plan: Plan, console: Console, wait: bool = False) -> RunRecord:
             try:
                 record = _tried(plan, workspace, console, stop)
             except ClaimLost:
+                stop.check()
                 raise
             except BaseException:
                 if not workspace.resumable:
                     workspace.leave()
+                stop.check()  # a record that could not be written does not outweigh the request to stop
                 raise
         workspace.publish()
     return record
@@ -71,17 +73,19 @@ def _tried(plan: Plan, workspace: Workspace, console: Console, stop: signals.Sto
     """The record of the first attempt whose training fits in memory: each has forward passes of half the size."""
     hardware = plan.settings.hardware
     processes = hardware.processes * hardware.machines
-    size, too_large = hardware.per_device_batch_size, list[int]()
+    too_large = list(workspace.too_large if workspace.resumable else ())
+    size = too_large[-1] // 2 if too_large else hardware.per_device_batch_size
     attempt = recipe.attempt if processes == 1 else launched
     while True:
         record = attempt(
             plan, Terms(workspace.folder, console, stop, ALONE, size, tuple(too_large), workspace.check_claim)
         )
         tried = min(size or plan.settings.training.batch_size, -(-plan.settings.training.batch_size // processes))
-        trained = "save" in record.phase_seconds
+        trained = (workspace.folder / recipe.ADAPTER_FOLDER).exists()
         if record.status != "out_of_memory" or trained or tried == 1 or hardware.machines > 1:
             return record
         too_large.append(tried)
         size = tried // 2
         console.print(f"{tried} examples do not fit in memory at once; tried again with {size}")
         workspace.clear()
+        workspace.note_too_large(too_large)

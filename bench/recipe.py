@@ -92,6 +92,7 @@ def checked_method(plan: Plan) -> Method:
     if plan.task.kind not in method.kinds:
         served = ", ".join(sorted(method.kinds))
         raise SettingsError(f"method={plan.names.method} serves {served}; task={plan.names.task} is {plan.task.kind}.")
+    method.max_length = plan.settings.training.max_length
     method.check(backbone.skeleton(plan.settings.model, plan.task.kind, plan.task.outputs))
     return method
 

@@ -60,8 +60,10 @@ class ResumableTraining:
             ):
                 record.final_train_loss = loop.run(self._clock, self._curve.add, on_step=self._between_steps)
             self._check_processes_agree()
-            if self._clock.seconds >= LONG_TRAINING_SECONDS and run.checkpoints.wanted:
-                self._save()
+            was_long = self._clock.seconds >= LONG_TRAINING_SECONDS and run.checkpoints.wanted
+            if self._team.greatest(int(was_long)):  # each process has a clock of its own
+                with run.phases.aside("checkpoint"):
+                    self._save()
         finally:
             loop.release()
             if loop.step == loop.steps:
@@ -75,7 +77,8 @@ class ResumableTraining:
         stop, checkpoints = self._run.terms.stop, self._run.checkpoints
         self._run.terms.check_claim()
         self._pulse.beat(self._loop.step)
-        wish = STOP if stop.number is not None else SAVE if checkpoints.due(self._loop.step) else NOTHING
+        due = self._team.is_first and checkpoints.due(self._loop.step)
+        wish = STOP if stop.number is not None else SAVE if due else NOTHING
         decided = self._team.greatest(wish)
         if decided == NOTHING:
             return
@@ -88,20 +91,23 @@ class ResumableTraining:
             raise Stopped(signal.SIGTERM)
 
     def _save(self) -> None:
-        """Write the training state, with each process's own random state, and what was measured so far."""
-        run, state = self._run, self._loop.state_dict()
-        state["random"] = self._team.gathered(state["random"])
+        """Write the training state, and each process's own: its part of it, and what it measured so far."""
+        run, loop = self._run, self._loop
+        own = {
+            "loop": loop.own_state_dict(),
+            "clock": self._clock.state_dict(),
+            "phases": run.phases.state_dict(),
+            "meters": run.meters.state_dict(),
+        }
+        of_processes, state = self._team.gathered(own), loop.state_dict()
         if not self._team.is_first:
             return
         run.checkpoints.save(
             {
                 "loop": state,
-                "processes": self._team.size,
-                "clock": self._clock.state_dict(),
+                "of_processes": of_processes,
                 "curve": [asdict(point) for point in self._curve.points],
-                "phases": run.phases.state_dict(),
                 "first_step_seconds": self._first_step_seconds(),
-                "meters": run.meters.state_dict(),
                 "interruptions": run.record.interruptions,
                 "saved_at": provenance.now(),
             }
@@ -111,14 +117,13 @@ class ResumableTraining:
 
     def _take_up(self, earlier: dict[str, Any]) -> None:
         """Go on from a checkpoint, with the times and the memory of the work until then."""
-        run, state = self._run, earlier["loop"]
-        state["random"] = state["random"][self._team.rank]
-        self._loop.load_state_dict(state)
-        self._clock.load_state_dict(earlier["clock"])
+        run, own = self._run, earlier["of_processes"][self._team.rank]
+        self._loop.load_state_dict(earlier["loop"] | own["loop"])
+        self._clock.load_state_dict(own["clock"])
         self._curve.load(earlier["curve"])
-        run.phases.load_state_dict(earlier["phases"])
+        run.phases.load_state_dict(own["phases"])
         run.record.first_step_seconds = earlier["first_step_seconds"]
-        run.meters.load_state_dict(earlier["meters"])
+        run.meters.load_state_dict(own["meters"])
         step = self._loop.step
         here = {"step": step, "saved_at": earlier["saved_at"], "resumed_at": provenance.now()}
         run.record.interruptions = [*earlier["interruptions"], here | {"hostname": provenance.hostname()}]
@@ -200,7 +205,7 @@ def _line(point: LogPoint) -> str:
 def earlier_work(run: Run) -> dict[str, Any] | None:
     """What an interrupted process had done of this run, if it can be taken up."""
     state, reason = run.checkpoints.load()
-    if state is not None and (processes := state["processes"]) != run.terms.team.size:
+    if state is not None and (processes := len(state["of_processes"])) != run.terms.team.size:
         state, reason = None, f"it was trained by {processes} processes then"
     if run.terms.team.is_first and reason is not None:
         run.terms.console.print(f"the interrupted run starts anew: {reason}")

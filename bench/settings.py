@@ -135,7 +135,7 @@ class SlurmSettings:
     cpus_per_task: int = 4
     """Processor cores of each node: one task runs there and starts the node's processes."""
     array_parallelism: int = 16
-    """Runs of a sweep that SLURM may have running at the same time."""
+    """Runs of one array that SLURM may have running at the same time; a large sweep makes several arrays."""
     requeue: bool = True
     """Whether a run that is preempted or meets its time limit is queued again and goes on from its checkpoint."""
     signal_delay_seconds: int = 120

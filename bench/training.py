@@ -193,14 +193,16 @@ class TrainingLoop:
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
     def _passes(self, indices: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], float]]:
-        """This process's forward passes of a step, each with its share of the step's examples.
+        """This process's forward passes of a step, each with its share of the terms that the step's loss is a mean of.
 
-        A process that gets no example takes one along with weight 0, since all must join in averaging gradients.
+        Every process makes one at least, since all must join in averaging gradients, and as many as the first where
+        weights are split; one that has too few examples for that takes one along with weight 0.
         """
-        own = self._team.share(indices)
-        if not len(own):
-            return [(indices[:1], 0.0)]
-        return [(part, len(part) / len(indices)) for part in micro_batches(own, self._micro_batch_size)]
+        terms = self._examples.loss_terms
+        parts = [part for part in micro_batches(self._team.share(indices), self._micro_batch_size) if len(part)]
+        passes = [(part, int(terms[part].sum()) / int(terms[indices].sum())) for part in parts]
+        wanted = len(micro_batches(indices[:: self._team.size], self._micro_batch_size)) if self._splits else 1
+        return passes + [(indices[:1], 0.0)] * (wanted - len(passes))
 
     def _learning_rate(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
@@ -254,23 +256,43 @@ class TrainingLoop:
         del self._optimizer, self._method.optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to go on as if it had never stopped: tensors and plain values."""
-        import torch
+        """What a resumed run needs to go on as if it had never stopped: tensors in the host's memory and plain values.
 
+        All processes must call this; only what the first one gives is whole.
+        """
+        scaler = self._accelerator.scaler
         return {
             "step": self.step,
-            "parameters": {name: whole(parameter.detach()).clone() for name, parameter in self._trained()},
-            "buffers": {name: buffer.clone() for name, buffer in self._kept_buffers()},
-            "optimizer": whole(self._optimizer.state_dict()),
+            "parameters": {name: self._kept(parameter.detach()) for name, parameter in self._trained()},
+            "buffers": {name: self._kept(buffer) for name, buffer in self._kept_buffers()},
+            "optimizer": self._kept(self._optimizer.state_dict()),
+            "scaler": None if scaler is None else scaler.state_dict(),
             "method": self._method.state_dict(),
-            "random": random_state(),
-            "losses": torch.stack(self._losses) if self._losses else torch.empty(0),
             "unlogged_samples": self._unlogged_samples,
             "mean_loss": self.mean_loss,
+            **self.own_state_dict(),
         }
 
+    def own_state_dict(self) -> dict[str, Any]:
+        """What this process alone has of it: random states, and its part of the losses that are not logged yet."""
+        import torch
+
+        losses = torch.stack(self._losses).cpu() if self._losses else torch.empty(0)
+        return {"random": random_state(), "losses": losses}
+
+    def _kept(self, state: Any) -> Any:
+        """Tensors put together, one after the other, and copied to the host's memory; by the first process alone."""
+        if isinstance(state, dict):
+            return {key: self._kept(value) for key, value in state.items()}
+        if isinstance(state, (list, tuple)):
+            return type(state)(map(self._kept, state))
+        if not hasattr(state, "shape"):
+            return state
+        found = whole(state)
+        return found.to("cpu", copy=True) if self._team.is_first else None
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave, with this process's own part of it."""
         import torch
 
         model = self._method.backbone.model
@@ -282,6 +304,8 @@ class TrainingLoop:
             for name, buffer in self._kept_buffers():
                 buffer.copy_(state["buffers"][name])
         self._optimizer.load_state_dict(self._split_as_here(state["optimizer"]))
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
         self._losses = list(state["losses"].to(self._accelerator.device))
         self._unlogged_samples, self.mean_loss = state["unlogged_samples"], state["mean_loss"]

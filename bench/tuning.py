@@ -28,15 +28,19 @@ TRIALS_OWN = ("seed", "budget", "tuning", "measure", "training.max_steps")
 DIGITS = 3
 
 
+OUTCOMES = ("complete", "diverged", "out_of_memory")
+"""How a trial may end that tells something about its settings; any other end tells something about the machine."""
+
+
 class TrialsFailedError(UserError):
-    """No trial of a study was completed."""
+    """The trials of a study do not allow a choice."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried, by setting, and the score on held-out examples; None where the trial failed or diverged."""
+    """What was tried, by setting, and the score on held-out examples; None where the trial diverged or did not fit."""
 
     run_id: str
     values: Mapping[str, Any]
@@ -85,6 +89,7 @@ class Study:
     plans: list[Plan]
     overrides: list[str]
     done: list[Trial] = field(default_factory=list)
+    without_outcome: int = 0
     _under_way: list[Plan] = field(default_factory=list)
 
     @property
@@ -119,7 +124,9 @@ class Study:
     def note_scores(self) -> None:
         """Take down how the trials under way ended."""
         for trial in self._under_way:
-            record = trial.store.finished(trial.folder)
+            record = trial.store.ended(trial.folder)
+            if record is None or record.status not in OUTCOMES:
+                self.without_outcome += 1
             score = None if record is None else record.score
             values = trial.settings.values(self.settings.tuning.keys)
             self.done.append(Trial(trial.run_id, values, score))
@@ -127,10 +134,15 @@ class Study:
 
     def finals(self) -> Sweep:
         """The runs that count, with the best trial's settings. Raises TrialsFailedError."""
+        if self.without_outcome:
+            raise TrialsFailedError(
+                f"{self.without_outcome} of the {len(self.done)} trials failed or left no record, so the choice would "
+                "not be among all; the same command does them again."
+            )
         best = chosen(self.done)
         kept = [override for override in self.overrides if _key(override) not in best.values]
         run_ids = ",".join(f"'{trial.run_id}'" for trial in self.done)
-        values = [f"{key}={value}" for key, value in best.values.items()]
+        values = [f"{key}={_quoted(value)}" for key, value in best.values.items()]
         seeds = ",".join(str(todo.settings.seed) for todo in self.plans)
         return sweep.planned([*kept, *values, f"tuning.run_ids=[{run_ids}]", f"seed={seeds}"])
 
@@ -164,15 +176,16 @@ class Grid:
     tuning: TuningSettings
 
     def proposals(self, done: Sequence[Trial]) -> list[str]:
-        """All trials at once. Raises SettingsError where the extra settings have more combinations than trials."""
+        """All trials at once. Raises SettingsError where the extra settings cannot share the trials evenly."""
         if done:
             return []
         choices = self.tuning.choices
         combinations = math.prod(len(values) for values in choices.values())
-        count = self.tuning.trials // combinations
-        if count == 0:
+        count, left = divmod(self.tuning.trials, combinations)
+        if count == 0 or left:
             raise SettingsError(
-                f"tuning.trials={self.tuning.trials} is too few for the {combinations} combinations of tuning.extra."
+                f"tuning.trials={self.tuning.trials} must be a multiple of {combinations}, the number of combinations "
+                "of tuning.extra: every one is tried at the same number of learning rates."
             )
         rates = learning_rates(self.rate, self.tuning.span, count)
         return [f"{key}={','.join(map(_quoted, values))}" for key, values in {LEARNING_RATE: rates, **choices}.items()]

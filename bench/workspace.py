@@ -1,10 +1,10 @@
 """The folder in which one run works, claimed by one process at a time on any machine that shares the disk.
 
 Beside a run's final folder `<run id>` stand `.<run id>`, where it writes while it works, and `.<run id>.lock`, the
-claim: a lease that its owner's heartbeat renews and that dies with it, at once on the same machine and after
-`LEASE_SECONDS` without a heartbeat on another. When the run has ended, its working folder takes the final name. What
-stood there before (a failed attempt, or a finished run that was repeated on request) is kept beside it as
-`<run id>~<n>`. An interrupted run keeps its working folder, with the checkpoint from which the next process goes on.
+claim: a lease that its owner's heartbeat renews and that dies with it, at once on the same machine and on another for
+those who have watched it for `LEASE_SECONDS` without a heartbeat. When the run has ended, its working folder takes the
+final name. What stood there before (a failed attempt, or a finished run that was repeated on request) is kept beside it
+as `<run id>~<n>`. An interrupted run keeps its working folder, with the checkpoint from which the next process goes on.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
 from bench import checkpoint
+from bench.files import write_json
 from bench.pulse import PROGRESS_FILE
 from bench.record import RunRecord
 from bench.schema import RecordError, read
@@ -29,6 +30,8 @@ from bench.store import RECORD_FILE
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.5
+TOO_LARGE_FILE = "too-large.json"
+"""Sizes of forward passes that did not fit in memory, for the process that goes on from the checkpoint."""
 
 
 class Held(Exception):
@@ -47,8 +50,20 @@ class Workspace:
     folder: Path
     _lease: SoftFileLease
 
+    @property
+    def too_large(self) -> tuple[int, ...]:
+        """Sizes of forward passes that did not fit in memory before the run was interrupted."""
+        with contextlib.suppress(OSError, ValueError):
+            return tuple(json.loads((self.folder / TOO_LARGE_FILE).read_text()))
+        return ()
+
+    def note_too_large(self, sizes: Sequence[int]) -> None:
+        """Keep them for the process that goes on after an interruption."""
+        write_json(self.folder / TOO_LARGE_FILE, list(sizes))
+
     def clear(self) -> None:
-        """Start from nothing."""
+        """Start from nothing. Raises ClaimLost."""
+        self.check_claim()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -78,7 +93,7 @@ class Workspace:
     def publish(self) -> None:
         """Give the working folder its final name; what stood there is set aside. Raises ClaimLost."""
         self.check_claim()
-        for passing in (checkpoint.FILE, PROGRESS_FILE, "*.partial"):
+        for passing in (checkpoint.FILE, PROGRESS_FILE, TOO_LARGE_FILE, "*.partial"):
             for file in self.folder.glob(passing):
                 file.unlink()
         set_aside(self.final)
@@ -105,6 +120,20 @@ def claimed(final: Path, wait: bool = False) -> Iterator[Workspace]:
         with contextlib.suppress(OSError):
             folder.rmdir()  # where nothing was written
         lease.release()
+
+
+def outwait_dead_owner(final: Path) -> None:
+    """Release the claim of a process that died, wherever that was; takes `LEASE_SECONDS` if it was elsewhere.
+
+    Raises Held where its owner lives.
+    """
+    deadline = time.monotonic() + 2 * LEASE_SECONDS
+    lease = SoftFileLease(lock_file(final), lease_duration=LEASE_SECONDS, poll_interval=POLL_SECONDS)
+    while lock_file(final).exists() and not _acquired(lease, final):
+        if time.monotonic() > deadline:
+            raise Held(f"another process ({owner(final)}) is at work on this run")
+        time.sleep(POLL_SECONDS)
+    lease.release()
 
 
 def _acquired(lease: SoftFileLease, final: Path) -> bool:

@@ -106,6 +106,9 @@ def template(number: int) -> RunRecord:
         "device": "cuda",
         "metric": "accuracy",
         "head_parameters": 1538,
+        "model_repository": None,
+        "model_revision": None,
+        "model_sha256": None,
         "inference_parameters": 22_000_000,
     }
     return RunRecord(**values | of_every_record)

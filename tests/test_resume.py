@@ -19,7 +19,7 @@ from bench import checkpoint
 from bench.pulse import PROGRESS_FILE
 from bench.record import RunRecord
 from bench.schema import read
-from bench.workspace import RECORD_FILE, lock_file, working_folder
+from bench.workspace import RECORD_FILE, TOO_LARGE_FILE, lock_file, working_folder
 from tests.conftest import ROOT, RunCommand, records, run_in, the_record
 
 STEPS = 120
@@ -123,6 +123,19 @@ def test_a_run_that_was_killed_after_its_training_does_not_train_again(
     _, record = the_record(tmp_path)
     assert record.train_samples_per_second is not None
     assert record.first_step_seconds is not None
+
+
+def test_a_run_whose_batch_was_halved_goes_on_with_the_halves(tiny_bert: Path, tmp_path: Path) -> None:
+    """What did not fit before the interruption is not tried again, which would cost the checkpoint."""
+    settings = arguments(tiny_bert, "training.checkpoint_steps=7")
+    killed_after_a_checkpoint(tmp_path, settings)
+    (found,) = checkpoints(tmp_path)
+    (found.parent / TOO_LARGE_FILE).write_text("[32]")
+    done = run_in(tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step" in done.stdout
+    _, record = the_record(tmp_path)
+    assert (record.micro_batch_size, record.too_large_micro_batches) == (16, [32])
 
 
 def test_a_run_stops_for_every_signal_with_a_checkpoint_and_goes_on(

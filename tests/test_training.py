@@ -16,7 +16,7 @@ from bench.evaluation import outputs
 from bench.measure.throughput import StepClock
 from bench.settings import TrainingSettings
 from bench.training import LogPoint, TrainingLoop, accelerator, store_frozen_in, total_steps
-from tasks.examples import TextExamples, Tokens
+from tasks.examples import ContinuationExamples, PromptedExamples, TextExamples, Tokens
 from tests.methods.conftest import attached
 
 SETTINGS = TrainingSettings(learning_rate=1e-2, epochs=2, max_length=16, batch_size=8, log_steps=1)
@@ -55,6 +55,39 @@ def test_cutting_the_batch_into_forward_passes_changes_nothing(micro: int) -> No
     whole, _ = run("full", steps=6)
     cut, _ = run("full", steps=6, micro=micro)
     assert [p.loss for p in cut] == pytest.approx([p.loss for p in whole], rel=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["generation", "likelihood"])
+def test_cutting_a_batch_of_texts_of_unlike_lengths_changes_nothing(kind: str) -> None:
+    """The loss is a mean over tokens, of which the forward passes have unlike numbers."""
+    prompted = decoder_examples()
+    first_rows = np.arange(0, len(prompted.tokens.lengths) + 1, 2)
+    continuations = ContinuationExamples(
+        prompted.tokens,
+        np.arange(len(first_rows) - 1) % 2,
+        np.arange(len(first_rows) - 1),
+        first_rows=first_rows,
+        context_lengths=prompted.prompt_lengths,
+    )
+    trained = prompted if kind == "generation" else continuations
+
+    def losses(micro: int | None) -> list[float]:
+        method = attached("full", model="generation")
+        settings = replace(SETTINGS, learning_rate=1e-3, batch_size=5)
+        loop = TrainingLoop(method, trained, settings, accelerator("cpu", "fp32"), 4, seed=0, micro_batch_size=micro)
+        points: list[LogPoint] = []
+        loop.run(StepClock("cpu"), points.append)
+        return [point.loss for point in points]
+
+    assert losses(2) == pytest.approx(losses(None), rel=1e-4)
+    assert losses(1) == pytest.approx(losses(None), rel=1e-4)
+
+
+def decoder_examples() -> PromptedExamples:
+    """Ten random texts, one to ten tokens of each behind its prompt."""
+    random = np.random.default_rng(0)
+    tokens = Tokens.of([random.integers(4, 100, length).tolist() for length in range(3, 13)], 0)
+    return PromptedExamples(tokens, np.zeros(10, np.int64), np.arange(10), prompt_lengths=np.full(10, 2))
 
 
 def test_the_rate_warms_up_and_falls_linearly_to_zero() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.errors import SettingsError
 from bench.record import RunRecord
 from bench.settings import TuningSettings
 from bench.tuning import Grid, Optuna, Trial, TrialsFailedError, chosen, learning_rates
+from bench.workspace import working_folder
 from tests.conftest import RunCommand, records
 
 RATE = "training.learning_rate"
@@ -38,9 +40,10 @@ class TestGrid:
         proposals = Grid(1e-3, TuningSettings(name="grid", trials=12, extra=extra)).proposals([])
         assert proposals == [f"{RATE}=0.0001,0.001,0.01", "method.dropout=0.0,0.1", "method.rank=4,8"]
 
-    def test_too_few_trials_for_the_extra_settings_are_refused(self) -> None:
-        tuning = TuningSettings(name="grid", trials=3, extra={"method": {"rank": [1, 2, 4, 8]}})
-        with pytest.raises(SettingsError, match=r"tuning\.trials=3 is too few for the 4 combinations"):
+    @pytest.mark.parametrize("trials", [3, 6])
+    def test_trials_that_the_extra_settings_cannot_share_evenly_are_refused(self, trials: int) -> None:
+        tuning = TuningSettings(name="grid", trials=trials, extra={"method": {"rank": [1, 2, 4, 8]}})
+        with pytest.raises(SettingsError, match=rf"tuning\.trials={trials} must be a multiple of 4"):
             Grid(1e-3, tuning).proposals([])
 
 
@@ -159,7 +162,7 @@ def test_the_final_run_alone_can_be_repeated_from_its_overrides(sample: RunComma
             "tuning.extra.method.rnk is no setting to choose. Did you mean 'method.rank'?",
         ),
         (["+tuning.extra.data.root=[a,b]"], "tuning.extra.data.root is no setting to choose."),
-        (["+tuning.extra.method.rank=[1,2,4,8]"], "tuning.trials=3 is too few for the 4 combinations"),
+        (["+tuning.extra.method.rank=[1,2,4,8]"], "tuning.trials=3 must be a multiple of 4, the number of"),
         (["tuning.trials=0"], "tuning.trials=0 must be at least 1."),
         (["tuning.span=1"], "tuning.span=1.0 must be above 1."),
         (["budget=trial"], "scored on the very examples that tuning chooses on"),
@@ -184,3 +187,23 @@ def test_a_study_whose_trials_all_fail_fails_and_the_others_go_on(sample: RunCom
     assert not finals
     assert {record.status for record in trials} == {"diverged"}
     assert [record.method for record in trials] == ["full", "lora"]
+
+
+def test_nothing_is_chosen_among_fewer_trials_than_the_record_would_say(sample: RunCommand, tmp_path: Path) -> None:
+    """A file stands where a trial works, so the trial leaves no record."""
+    command = ("tuning=grid", *SHORT)
+    assert sample(*command).returncode == 0
+    chosen_before = {record.run_id for record in split_by_purpose(tmp_path / "results")[1]}
+    for folder, record in records(tmp_path / "results").items():
+        if not record.held_out:
+            shutil.rmtree(folder)
+    trial_folder = next(iter(records(tmp_path / "results")))
+    shutil.rmtree(trial_folder)
+    blocked = working_folder(trial_folder)
+    blocked.touch()
+    done = sample(*command)
+    assert done.returncode == 1
+    assert "1 of the 3 trials failed or left no record" in done.stdout
+    blocked.unlink()
+    assert sample(*command).returncode == 0
+    assert {record.run_id for record in split_by_purpose(tmp_path / "results")[1]} == chosen_before
