@@ -142,7 +142,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=280,
+        max_position_embeddings=540,
         pad_token_id=0,
     )
     BertForSequenceClassification(config).save_pretrained(folder)

@@ -136,7 +136,7 @@ def test_what_a_bundle_does_not_carry_need_not_be_there(results: Path) -> None:
         ({"task": "glue/rte"}, "settings.task.config is 'sst2'; glue/rte has 'rte'"),
         ({"model": "roberta-base"}, "model is 'roberta-base'; its settings make it 'minilm'"),
         ({"tuning_trials": 50}, "tuning_trials is 50; its settings make it 5"),
-        ({"tuning_steps": 9}, "tuning_steps is 9; its settings make it 100"),
+        ({"tuning_steps": 9}, "tuning_steps is 9; its settings make it 150"),
         ({"tuning_trials": 2}, "it names 5 trials; it may have 2"),
         ({"trial_run_ids": []}, "trial_run_ids is []; its settings make it"),
     ],

@@ -28,7 +28,7 @@ def wide(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     tokenizer.save_pretrained(folder)
     sizes = {"hidden_size": 64, "intermediate_size": 4096, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=280, pad_token_id=0, **sizes)
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=540, pad_token_id=0, **sizes)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 
