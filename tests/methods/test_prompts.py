@@ -54,4 +54,6 @@ def test_a_prompt_that_fills_the_model_is_refused(name: str) -> None:
 def test_a_model_without_a_table_of_positions_takes_any_length(name: str) -> None:
     method = method_named(name, length=LENGTH)
     method.max_length = 64
-    method.check(short("llama").anatomy)
+    anatomy = short("llama").anatomy
+    assert anatomy.backbone.config.max_position_embeddings < LENGTH + 64
+    method.check(anatomy)
