@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 FOLDER = "sweeps"
 SEARCH_PATH = "hydra.searchpath="
 """Where other packages keep configuration files of their own: the one override of Hydra's that belongs to a run."""
-
-
 SEED_REFERENCE = re.compile(r"\$\{[^}]*\bseed\b")
 
 
