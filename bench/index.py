@@ -28,6 +28,7 @@ from bench.files import replacing
 from bench.identity import ID_LENGTH
 from bench.leaderboard import columns as board_columns
 from bench.leaderboard.columns import COLUMNS, DERIVED, board_values
+from bench.processes import in_processes
 from bench.schema import READABLE_VERSIONS, TYPES, RecordError, columns
 from bench.store import RECORD_FILE, Store
 
@@ -37,10 +38,13 @@ if TYPE_CHECKING:
 INDEX_FILE = "index.parquet"
 NEVER = -1
 """The size noted for a file that the system refused: it has another one, so the file is tried again."""
-GONE = -1
-"""In place of the row of a file that was found and could not be opened any more, or of one that is new."""
+NO_FOLDER = (FileNotFoundError, NotADirectoryError)
 AT_ONCE = 2000
 """Rows that are held as Python objects, which cost the garbage collector time."""
+WORTH_WRITING = 0.01
+"""Share of the rows: to write them all takes as long as to read this many records once more."""
+MANY = 10_000
+"""Files that are worth the start of further processes."""
 
 RecordFile = tuple[str, int, int, str | None]
 """A record file as the file system sees it: folder, size, nanoseconds of its change, and why it cannot be looked at."""
@@ -85,14 +89,14 @@ class Index:
 
     @classmethod
     def refreshed(cls, results: Path) -> Index:
-        """The index as of now; it is written down if it changed and the folder can be written."""
+        """The index as of now; it is written down if enough changed and the folder can be written."""
         root = str(Store(results).root)
         with ThreadPoolExecutor(1) as reader:
             reading = reader.submit(_stored, results / INDEX_FILE)
             files = _record_files(root)
         stored = reading.result()
-        table = _up_to_date(stored, root, files)
-        if table is not stored:
+        table, changed = _up_to_date(stored, root, files)
+        if changed > len(stored) * WORTH_WRITING:
             with contextlib.suppress(OSError), replacing(results / INDEX_FILE) as temporary:
                 pq.write_table(table, temporary, **AS_WRITTEN)
         return cls(results, table)
@@ -177,29 +181,36 @@ def _stored(file: Path) -> pa.Table:
     return SCHEMA.empty_table()
 
 
-def _up_to_date(stored: pa.Table, root: str, files: Sequence[RecordFile]) -> pa.Table:
-    """One row per record file as it is now; the same table where nothing changed."""
+def _up_to_date(stored: pa.Table, root: str, files: Sequence[RecordFile]) -> tuple[pa.Table, int]:
+    """One row per record file as it is now, and how many of them came, changed or went."""
     found = pa.table([[file[place] for file in files] for place in range(len(FILE_SCHEMA))], schema=FILE_SCHEMA)
     places = pc.index_in(found["folder"], stored["folder"])
     known = stored.select(["size", "modified_ns"]).take(places)
     same = pc.and_(*(pc.equal(found[name], known[name]) for name in known.column_names)).fill_null(False)
-    order = places.fill_null(GONE).to_numpy().copy()
-    tables, rows = [stored], len(stored)
-    new: list[tuple[Any, ...]] = []
-    for number in np.flatnonzero(~same.to_numpy(zero_copy_only=False)).tolist():
-        values = _values(root, files[number])
-        if values is None:
-            order[number] = GONE
-            continue
-        order[number], rows = rows, rows + 1
-        new.append(values)
-        if len(new) == AT_ONCE:
-            tables.append(_table(new))
-            new.clear()
-    order = order[order != GONE]
-    if rows == len(stored) and np.array_equal(order, np.arange(rows)):
-        return stored
-    return pa.concat_tables([*tables, _table(new)]).take(order).combine_chunks()
+    new = np.flatnonzero(~same.to_numpy(zero_copy_only=False)).tolist()
+    changed = len(new) + len(stored) - (len(places) - places.null_count)
+    if not changed:
+        return stored, changed
+    read = pa.concat_tables([SCHEMA.empty_table(), *_read(root, [files[number] for number in new])])
+    there = found["folder"].filter(pc.or_(same, pc.is_in(found["folder"], read["folder"].combine_chunks())))
+    rows = pa.concat_tables([read, stored])  # of a record that changed, the new row comes first
+    return rows.take(pc.index_in(there, rows["folder"])).combine_chunks(), changed
+
+
+def _read(root: str, files: Sequence[RecordFile]) -> list[pa.Table]:
+    """The rows of record files, without those that are gone by now; of very many in several processes."""
+    batches = [files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE)]
+    rows = functools.partial(_rows, root)
+    return list(in_processes(rows, batches) if len(files) >= MANY else map(rows, batches))
+
+
+def _rows(root: str, files: Sequence[RecordFile]) -> pa.Table:
+    """One row per file, without those that are gone by now."""
+    rows = [values for values in (_values(root, file) for file in files) if values is not None]
+    if not rows:
+        return SCHEMA.empty_table()
+    arrays = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
+    return pa.table(arrays, schema=SCHEMA)
 
 
 def _record_files(root: str) -> list[RecordFile]:
@@ -212,12 +223,11 @@ def _record_files(root: str) -> list[RecordFile]:
 def _look_for_records(root: str, parent: str, found: list[RecordFile]) -> None:
     """Add the record file of a folder, or else those below it.
 
-    A folder whose name begins with `.` or holds `~` is work in progress or set aside.
+    A folder whose name begins with `.` or holds `~` is work in progress or set aside; links are not followed.
     """
     try:
-        with os.scandir(f"{root}/{parent}") as entries:
-            names = [entry.name for entry in entries if entry.name == RECORD_FILE or _may_hold_records(entry)]
-    except FileNotFoundError:
+        names = os.listdir(f"{root}/{parent}")
+    except NO_FOLDER:
         return
     except OSError as error:
         found.append((parent, NEVER, NEVER, f"the folder cannot be listed: {error.strerror}"))
@@ -225,21 +235,20 @@ def _look_for_records(root: str, parent: str, found: list[RecordFile]) -> None:
     if RECORD_FILE in names and _noted(root, parent, found):
         return
     for name in sorted(names):
+        if name[0] == "." or "~" in name:
+            continue
         folder = f"{parent}/{name}" if parent else name
-        is_run = len(name) == ID_LENGTH and _noted(root, folder, found)  # most are, and need not be listed
-        if not is_run:
+        if len(name) == ID_LENGTH and _noted(root, folder, found):
+            continue  # most are runs, and need not be listed
+        if not os.path.islink(f"{root}/{folder}"):
             _look_for_records(root, folder, found)
-
-
-def _may_hold_records(entry: os.DirEntry[str]) -> bool:
-    return entry.name[0] != "." and "~" not in entry.name and entry.is_dir(follow_symlinks=False)
 
 
 def _noted(root: str, folder: str, found: list[RecordFile]) -> bool:
     """Add a folder's record file; False if it has none."""
     try:
         status = os.stat(f"{root}/{folder}/{RECORD_FILE}")
-    except FileNotFoundError:
+    except NO_FOLDER:
         return False
     except OSError as error:
         found.append((folder, NEVER, NEVER, f"the folder cannot be searched: {error.strerror}"))
@@ -249,11 +258,13 @@ def _noted(root: str, folder: str, found: list[RecordFile]) -> bool:
 
 
 def _values(root: str, file: RecordFile) -> tuple[Any, ...] | None:
-    """The index's row of a record file; None if it is gone by now."""
+    """The index's row of a record file; None if it is gone by now, or lies in another folder that a link leads to."""
     folder, size, modified_ns, unreadable = file
+    if os.path.islink(f"{root}/{folder}"):
+        return None
     if unreadable is None:
         try:
-            with open(f"{root}/{folder}/{RECORD_FILE}", "rb") as text:
+            with open(f"{root}/{folder}/{RECORD_FILE}", "rb", buffering=0) as text:
                 return (*file, *_of_record(columns(text.read())))
         except FileNotFoundError:
             return None
@@ -282,10 +293,3 @@ def _as_float(value: Any) -> float | None:
     if value is None or type(value) in (float, int):
         return None if value is None else float(value)
     raise TypeError(f"{value!r} is no number")
-
-
-def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
-    if not rows:
-        return SCHEMA.empty_table()
-    arrays = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
-    return pa.table(arrays, schema=SCHEMA)

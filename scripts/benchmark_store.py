@@ -4,8 +4,9 @@ Writes synthetic records of realistic size into a temporary folder, which is rem
 records, each in a process of its own and without its start and imports: which of 10,000 run folders have no complete
 record, with and without an index; every board from nothing, and then the page and its plots; every board again after
 100 records came, to one group of runs as from a sweep over one model, and spread over all twenty groups. Memory is the
-peak of the resident set of the process that builds everything, libraries included. The records have just been written,
-so the system reads them from memory; a cold disk adds its own time.
+peak of the resident set of the process that builds everything, libraries included; those that help it with many records
+come on top with theirs, none with more. The records have just been written, so the system reads them from memory; a
+cold disk adds its own time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import functools
 import itertools
 import multiprocessing
+import os
 import random
 import shutil
 import sys
@@ -131,12 +133,13 @@ def _value(kind: Any, draw: random.Random) -> Any:
 
 
 def write(results: Path, numbers: Sequence[int]) -> None:
-    """Write the records of these numbers, without flushing each to disk."""
+    """Write the records of these numbers, and wait until the disk has them all."""
     for number in track(numbers, f"writing {len(numbers):,} records", transient=True):
         record = synthetic(number)
         folder = Store(results).root / record.task / record.model / record.method / record.run_id
         folder.mkdir(parents=True)
         (folder / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
+    os.sync()
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
-from bench.identity import digest
-
 if TYPE_CHECKING:
     from bench.record import RunRecord
 
@@ -113,21 +111,20 @@ def short_hash(values: Iterable[Any], length: int) -> str:
 
 
 _name = functools.lru_cache(maxsize=4096)(short_hash)
-"""The runs of a row lie together."""
+"""Runs that lie together have values in common."""
 
 
 def _model_settings_id(record: RunRecord) -> str:
     """A hash of the model's origin, weights and settings; a folder counts by the weights in it, if they are known."""
     settings = _section(record, "model")
-    origin = {"repository": record.model_repository, "revision": record.model_revision}
-    own = {name: settings.get(name) for name in ("image_size", "head_dropout")}
-    return digest(origin | own | {"weights": record.model_sha256 or settings.get("path")})[:SETTINGS_LENGTH]
+    origin = (record.model_repository, record.model_revision, record.model_sha256 or settings.get("path"))
+    return _name((*origin, settings.get("image_size"), settings.get("head_dropout")), SETTINGS_LENGTH)
 
 
 def _task_settings_id(record: RunRecord) -> str:
     """A hash of the task's settings but where its data come from."""
-    settings = {name: value for name, value in _section(record, "task").items() if name not in DATA}
-    return digest(settings)[:SETTINGS_LENGTH] if settings else UNKNOWN
+    settings = sorted(item for item in _section(record, "task").items() if item[0] not in DATA)
+    return _name(tuple(map(repr, settings)), SETTINGS_LENGTH) if settings else UNKNOWN
 
 
 def _settings_id(record: RunRecord) -> str | None:

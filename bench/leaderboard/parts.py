@@ -28,6 +28,7 @@ from bench.index import Index
 from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.documents import documents
 from bench.leaderboard.files import as_csv
+from bench.processes import in_processes
 from bench.store import Store
 
 FOLDER = "boards"
@@ -36,6 +37,8 @@ CODE = (Path(__file__).parent, Path(__file__).parents[2] / "tasks" / "metrics")
 """Where the code lies that computes boards."""
 LOST = ("diverged", "failed", "out_of_memory")
 """How a run can end for good without a score; one that was interrupted goes on."""
+MANY = 10_000
+"""Runs in groups without boards that are worth the start of further processes."""
 LIBRARIES = ("numpy", "pandas", "scipy")
 UNREADABLE = (OSError, ValueError, pa.ArrowException)
 """What a file raises that is not there or damaged."""
@@ -64,25 +67,35 @@ class Part:
             texts = _table(folder / TEXTS)
             return cls(dict(zip(texts["name"].to_pylist(), texts["text"].to_pylist(), strict=True)), sources, folder)
         except UNREADABLE:
-            boards = Boards.of(sources())
-            tables = {f"{name}.csv": as_csv(table) for name, table in boards.tables.items() if len(table)}
-            texts = tables | documents(boards.rows)
-            with contextlib.suppress(OSError):
-                shutil.rmtree(folder, ignore_errors=True)
-                _keep(boards, texts, folder)
-            return cls(texts, sources, folder)
+            return cls(_make((sources(), folder)), sources, folder)
 
 
 def parts(results: Path, index: Index) -> dict[str, Part]:
     """The boards of each group of complete runs, by its name, in the order of the names."""
-    of_groups, lost = index.files, _lost(index)
-    folders, found = dict[str, Path](), dict[str, Part]()
-    for group, files in of_groups.items():
+    lost = _lost(index)
+    parts = dict[str, tuple[Callable[[], Sources], Path]]()
+    missing_runs = 0
+    for group, files in index.files.items():
         of_group = frozenset(lost.get(group, ()))
-        folders[group] = results / FOLDER / f"{group}-{_digest(files, of_group)}"
-        found[group] = Part.of(functools.partial(_sources, index, group, of_group), folders[group])
-    _clear(results / FOLDER, {folder.name for folder in folders.values()})
-    return found
+        folder = results / FOLDER / f"{group}-{_digest(files, of_group)}"
+        parts[group] = functools.partial(_sources, index, group, of_group), folder
+        missing_runs += 0 if folder.exists() else len(files)
+    if missing_runs >= MANY:
+        in_processes(_make, [(sources(), folder) for sources, folder in parts.values() if not folder.exists()])
+    _clear(results / FOLDER, {folder.name for _, folder in parts.values()})
+    return {group: Part.of(sources, folder) for group, (sources, folder) in parts.items()}
+
+
+def _make(part: tuple[Sources, Path]) -> Mapping[str, str]:
+    """Compute the boards of a group and keep them in a folder, if it can be written; returns their texts."""
+    sources, folder = part
+    boards = Boards.of(sources)
+    tables = {f"{name}.csv": as_csv(table) for name, table in boards.tables.items() if len(table)}
+    texts = tables | documents(boards.rows)
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder, ignore_errors=True)
+        _keep(boards, texts, folder)
+    return texts
 
 
 def _lost(index: Index) -> dict[str, list[tuple[str, int]]]:
