@@ -132,7 +132,8 @@ def cpu_name() -> str:
     except OSError:
         lines = []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name} ({usable_cores()} cores)"
+    cores = usable_cores()
+    return f"{name} ({cores} core{'s' if cores > 1 else ''})"
 
 
 def usable_cores() -> int:

@@ -28,7 +28,7 @@ from bench.files import replacing
 from bench.identity import ID_LENGTH
 from bench.leaderboard import columns as board_columns
 from bench.leaderboard.columns import COLUMNS, DERIVED, board_values
-from bench.processes import in_processes
+from bench.parallel import in_processes
 from bench.schema import READABLE_VERSIONS, TYPES, RecordError, columns
 from bench.store import RECORD_FILE, Store
 

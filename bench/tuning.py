@@ -259,6 +259,12 @@ def _check(settings: RunSettings, overrides: Sequence[str]) -> None:
     """Raise SettingsError for a run that cannot be tuned."""
     if settings.seed == settings.tuning.seed:
         raise SettingsError(f"seed={settings.seed} is that of the trials (tuning.seed); runs that count need others.")
+    warmup = settings.training.warmup_steps
+    if warmup is not None and warmup >= settings.tuning.steps:
+        raise SettingsError(
+            f"training.warmup_steps={warmup} leaves nothing of a trial of tuning.steps={settings.tuning.steps}; use "
+            "training.warmup_ratio, or longer trials."
+        )
     for key in settings.tuning.keys:
         if key in map(_key, overrides):
             raise SettingsError(f"{key} is what tuning={settings.tuning.name} chooses and cannot be set as well.")

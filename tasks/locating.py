@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -81,12 +82,19 @@ def _require_shards(kind: str, folder: Path, splits: Sequence[str]) -> None:
 
 def content_hash(folder: Path, splits: Sequence[str]) -> str:
     """SHA-256 over names and bytes of the files of `splits`, and over the sizes of the images that a list names."""
+    found = sorted(file for split in splits for file in files_of(folder, split))
+    sizes = (str(listed_sizes(file)) if file.suffix == LIST else "" for file in found)
+    return _hash_of(tuple((file, text, file.stat().st_mtime_ns) for file, text in zip(found, sizes, strict=True)))
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(files: tuple[tuple[Path, str, int], ...]) -> str:
+    """Of each file the path, the sizes of the images that it lists, and when it was changed, in nanoseconds."""
     digest = hashlib.sha256()
-    for file in sorted(file for split in splits for file in files_of(folder, split)):
+    for file, sizes, _ in files:
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
-        if file.suffix == LIST:
-            digest.update(str(listed_sizes(file)).encode())
+        digest.update(sizes.encode())
     return digest.hexdigest()
 
 

@@ -335,6 +335,51 @@ def test_boards_after_new_records_are_those_of_a_build_from_nothing(tmp_path: Pa
     assert bytes_of(publish(tmp_path)) == step_by_step
 
 
+def test_what_several_processes_read_and_compute_is_what_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in varied(200):
+        put(tmp_path, value)
+    alone = bytes_of(publish(tmp_path, pages=False))
+    index = (tmp_path / INDEX_FILE).read_bytes()
+    for path in (INDEX_FILE, parts.FOLDER):
+        _remove(tmp_path / path)
+    monkeypatch.setattr(bench.index, "MANY", 1)
+    monkeypatch.setattr(bench.index, "AT_ONCE", 30)
+    monkeypatch.setattr(parts, "MANY", 1)
+    assert bytes_of(publish(tmp_path, pages=False)) == alone
+    assert (tmp_path / INDEX_FILE).read_bytes() == index
+    assert all((folder / parts.TEXTS).exists() for folder in (tmp_path / parts.FOLDER).iterdir())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def test_a_few_records_among_many_are_read_again_until_the_index_is_worth_writing(tmp_path: Path) -> None:
+    for number in range(200):
+        put(tmp_path, seed(number))
+    assert len(seeds(tmp_path)) == 200
+    before = (tmp_path / INDEX_FILE).read_bytes()
+    for number in (200, 201):
+        put(tmp_path, seed(number))
+        assert max(seeds(tmp_path)) == number
+        assert (tmp_path / INDEX_FILE).read_bytes() == before
+    put(tmp_path, seed(202))
+    assert max(seeds(tmp_path)) == 202
+    assert pq.read_metadata(tmp_path / INDEX_FILE).num_rows == 203
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    file = put(tmp_path, seed(1))
+    (file.parent.parent / f"{2:016x}").symlink_to(file.parent)
+    (file.parent.parent / "elsewhere").symlink_to(file.parent.parent)
+    assert seeds(tmp_path) == [1]
+
+
 def test_boards_that_stay_the_same_are_not_written_again(tmp_path: Path) -> None:
     put(tmp_path, seed(1, task="gsm8k"))
     put(tmp_path, seed(1, task="glue/rte"))

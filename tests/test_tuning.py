@@ -165,6 +165,7 @@ def test_the_final_run_alone_can_be_repeated_from_its_overrides(sample: RunComma
         (["+tuning.extra.method.rank=[1,2,4,8]"], "tuning.trials=3 must be a multiple of 4, the number of"),
         (["tuning.trials=0"], "tuning.trials=0 must be at least 1."),
         (["tuning.span=1"], "tuning.span=1.0 must be above 1."),
+        (["training.warmup_steps=9"], "training.warmup_steps=9 leaves nothing of a trial of tuning.steps="),
         (["budget=trial"], "scored on the very examples that tuning chooses on"),
         (["tuning=grd"], "tuning=grd is unknown. Did you mean 'grid'?"),
     ],

@@ -28,7 +28,7 @@ from bench.index import Index
 from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.documents import documents
 from bench.leaderboard.files import as_csv
-from bench.processes import in_processes
+from bench.parallel import in_processes
 from bench.store import Store
 
 FOLDER = "boards"
