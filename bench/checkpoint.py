@@ -23,8 +23,8 @@ class Checkpoints:
     folder: Path
     every_steps: int | None
     every_seconds: float | None
-    versions: dict[str, str]
-    """Versions of the code: a run goes on only under those under which it began, or it would be a mixture."""
+    origin: dict[str, str]
+    """Device and versions of the code: a run goes on only on those on which it began, or it would be a mixture."""
     failure: str | None = None
     """Why the last attempt to write failed."""
     _written_at: float = field(default_factory=time.monotonic)
@@ -46,7 +46,7 @@ class Checkpoints:
 
         try:
             with replacing(self.folder / FILE) as temporary:
-                torch.save({"versions": self.versions, "state": state}, temporary)
+                torch.save({"origin": self.origin, "state": state}, temporary)
             self.failure = None
         except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
             self.failure = f"the checkpoint could not be written: {one_line(error)}"
@@ -61,8 +61,9 @@ class Checkpoints:
             return None, None
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
-            if found["versions"] != self.versions:
-                return None, "its checkpoint was written by other versions of the code"
+            changed = [name for name, value in self.origin.items() if found["origin"].get(name) != value]
+            if changed:
+                return None, f"its checkpoint was written with another {', '.join(changed)}"
             return found["state"], None
         except Exception as error:  # a file that is no checkpoint fails in many ways
             return None, f"its checkpoint cannot be read: {one_line(error)}"

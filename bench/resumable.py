@@ -14,6 +14,7 @@ from bench import provenance
 from bench.bookkeeping import closed, note_failure, traceback_file
 from bench.checkpoint import Checkpoints
 from bench.files import replacing
+from bench.hardware import description
 from bench.measure import derived
 from bench.measure.phases import MEASURE
 from bench.measure.throughput import StepClock
@@ -216,8 +217,10 @@ def checkpoints_of(plan: Plan, folder: Path) -> Checkpoints:
     """Where and when a run writes checkpoints."""
     training = plan.settings.training
     commit, _ = provenance.git_state()
-    versions = provenance.versions() | {"parsimony": commit or "unknown"}
-    return Checkpoints(folder, training.checkpoint_steps, _seconds(training.checkpoint_minutes), versions)
+    origin = {"device": description(plan.hardware.device), "parsimony": commit or "unknown"}
+    return Checkpoints(
+        folder, training.checkpoint_steps, _seconds(training.checkpoint_minutes), origin | provenance.versions()
+    )
 
 
 def _seconds(minutes: float | None) -> float | None:

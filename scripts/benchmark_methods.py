@@ -6,7 +6,8 @@ Method and LoRA train the same model on the same batches and take turns step by 
 slows both; the ratio is formed within a turn. A run of `--steps` steps goes through all phases of a method's schedule,
 and the ratio is given for the whole of it and for its last third. A method without targets is set against LoRA as it
 is configured. Activations and FLOPs are those of one forward and backward pass over the longest batch before the first
-step, counted as in a run. `--table FILE` writes the figures as CSV.
+step, counted as in a run. `--table FILE` adds the figures to a CSV file, in place of earlier ones of the same methods;
+`scripts/document_methods.py` shows those of `results/published/step_times.csv`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pandas as pd
 from rich.console import Console
 
 from bench.errors import UserError
+from bench.hardware import description
 from scripts.benchmarking import attached, planned, training_loop
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Row:
 
     method: str
     against: str
+    model: str
+    hardware: str
+    precision: str
     trainable_parameters: int
     step_milliseconds: float
     step_ratio: float
@@ -94,6 +99,9 @@ def compared(name: str, overrides: Sequence[str], steps: int) -> Row:
     return Row(
         method=name,
         against=" ".join(word.removeprefix("method.") for word in equal) or "its defaults",
+        model=todo.names.model,
+        hardware=description(todo.hardware.device),
+        precision=todo.hardware.precision,
         trainable_parameters=ours.trainable_parameters,
         step_milliseconds=float(1000 * np.median(turns[:, 0])),
         step_ratio=float(np.median(ratios)),
@@ -160,7 +168,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--table", type=Path)
     arguments, overrides = parser.parse_known_args()
-    console, rows = Console(soft_wrap=True), []
+    console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory() as results:
         for name in arguments.methods:
             try:
@@ -168,11 +176,19 @@ def main() -> int:
             except UserError as error:
                 console.print(f"{name}: {error}")
                 continue
-            rows.append(asdict(row))
             console.print(_sentence(row), markup=False)
             if arguments.table:
-                pd.DataFrame(rows).to_csv(arguments.table, index=False, float_format="%.4g")
+                _add(row, arguments.table)
     return 0
+
+
+def _add(row: Row, file: Path) -> None:
+    """Put a row into the table in place of an earlier one of its method."""
+    rows = pd.DataFrame([asdict(row)])
+    if file.exists():
+        earlier = pd.read_csv(file)
+        rows = pd.concat([earlier[earlier["method"] != row.method], rows])
+    rows.sort_values("method").to_csv(file, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -48,6 +50,7 @@ METHODS = ROOT / "conf" / "method"
 WIDE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 ROBERTA_BASE = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 TOTAL_STEPS = 1000
+STEP_TIMES = ROOT / "results" / "published" / "step_times.csv"
 INTRODUCTION = """# The methods and what they serve
 
 Every method is one file of `conf/method` and serves every kind of task, or refuses it in one sentence before anything
@@ -61,6 +64,17 @@ defaults, published numbers, deviations.
 
 This page is written by `python scripts/document_methods.py` from the methods themselves.
 
+"""
+STEPS_INTRODUCTION = """
+## What a step costs
+
+`{0}` in {1} on {2}: the method's training step over that of PEFT's LoRA with the rank and targets of the last column
+(where both have them), on the same batches, step by step in turns: median over a run, the middle 80 % of the turns, and
+the median of the run's last third; then activations and FLOPs of one pass before the first step. Measured by
+`python scripts/benchmark_methods.py`.
+
+| method | step | from, to | last third | activations | FLOPs | LoRA's settings |
+| --- | ---: | ---: | ---: | ---: | ---: | --- |
 """
 
 
@@ -123,7 +137,7 @@ def page() -> str:
     """The whole page as Markdown."""
     methods = {name: method_named(name) for name in sorted(file.stem for file in METHODS.glob("*.yaml"))}
     refused = {name: [column.refusals(method) for column in COLUMNS] for name, method in methods.items()}
-    return INTRODUCTION + "".join((*_table(methods, refused), *_reasons(refused)))
+    return INTRODUCTION + "".join((*_table(methods, refused), *_reasons(refused), *_step_times()))
 
 
 def cards() -> Iterator[tuple[Path, str]]:
@@ -181,6 +195,22 @@ def _reasons(refused: Mapping[str, list[Mapping[str, str]]]) -> Iterator[str]:
         for column, refusals in zip(COLUMNS, columns, strict=True):
             for sentence in dict.fromkeys(refusals.values()):
                 yield f"| `{name}` | {column.family} | {sentence} |\n"
+
+
+def _step_times() -> Iterator[str]:
+    """What `scripts/benchmark_methods.py` measured, a table per machine."""
+    with STEP_TIMES.open(encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=_where)
+    for where, measured in itertools.groupby(rows, _where):
+        yield STEPS_INTRODUCTION.format(*where)
+        for row in measured:
+            spread = f"{row['step_ratio_lowest']} to {row['step_ratio_highest']}"
+            cells = (row["step_ratio"], spread, row["last_third_ratio"], row["activation_ratio"], row["flops_ratio"])
+            yield f"| `{row['method']}` | {' | '.join(cells)} | {row['against']} |\n"
+
+
+def _where(row: Mapping[str, str]) -> tuple[str, ...]:
+    return row["model"], row["precision"], row["hardware"]
 
 
 def _listed(words: list[str]) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from bench import checkpoint
+from bench.checkpoint import Checkpoints
 from bench.pulse import PROGRESS_FILE
 from bench.record import RunRecord
 from bench.schema import read
@@ -184,6 +185,14 @@ def test_a_checkpoint_that_cannot_be_read_is_said_and_the_run_starts_anew(
     assert done.returncode == 0, done.stderr
     assert "starts anew: its checkpoint cannot be read" in done.stdout
     assert_the_same(outcome(tmp_path), undisturbed, tiny_bert)
+
+
+def test_a_checkpoint_of_another_device_or_of_other_code_is_not_taken_up(tmp_path: Path) -> None:
+    origin = {"device": "a GPU", "torch": "2.13.0"}
+    Checkpoints(tmp_path, None, None, origin).save({"step": 3})
+    assert Checkpoints(tmp_path, None, None, dict(origin)).load() == ({"step": 3}, None)
+    elsewhere = Checkpoints(tmp_path, None, None, origin | {"device": "another GPU"})
+    assert elsewhere.load() == (None, "its checkpoint was written with another device")
 
 
 def test_two_processes_never_train_the_same_run(tiny_bert: Path, tmp_path: Path) -> None:

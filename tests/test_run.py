@@ -15,9 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.conftest import CONFIGURATION, METHODS, ROOT, RunCommand, records, the_record
-
-KINDS = {"single sentence": "glue/sst2", "pair": "glue/mrpc", "regression": "glue/stsb"}
+from tests.conftest import CONFIGURATION, ROOT, RunCommand, records, the_record
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
@@ -100,19 +98,6 @@ def test_a_sweep_runs_every_combination_in_one_process_and_skips_finished_ones(
     assert "8 runs, 1 of them finished" in done.stdout
     assert done.stdout.count("glue/rte: data") == 3, "nothing is done twice"
     assert done.stdout.rstrip().endswith("8 complete")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_every_method_runs_on_single_sentences_pairs_and_regression(sample: RunCommand, tmp_path: Path) -> None:
-    """One of the three for each method, in turn; every method on every kind of task is `methods/test_kinds.py`."""
-    for turn, task in enumerate(KINDS.values()):
-        methods = METHODS[turn :: len(KINDS)]
-        done = sample("-m", f"method={','.join(methods)}", f"task={task}", "measure=none", timeout=2300)
-        found = [record for record in records(tmp_path / "results").values() if record.task == task]
-        assert {r.method: r.error for r in found if r.status != "complete"} == {}
-        assert {r.method for r in found} == set(methods)
-        assert done.returncode == 0
 
 
 @pytest.mark.parametrize(
