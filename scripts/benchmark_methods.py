@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from bench.errors import UserError
+from bench.errors import SettingsError, UserError
 from bench.hardware import description
 from scripts.benchmarking import attached, planned, training_loop
 
@@ -89,10 +89,15 @@ class Contestant:
 def compared(name: str, overrides: Sequence[str], steps: int) -> Row:
     """One method against LoRA."""
     todo = planned([*overrides, f"method={name}"])
-    equal = _equal_lora(todo.settings.method)
-    reference = planned([*overrides, f"method={REFERENCE}", *equal])
     examples = _examples(todo)
-    ours, theirs = Contestant(todo, examples, steps), Contestant(reference, examples, steps)
+    ours = Contestant(todo, examples, steps)
+    rank, targets = _equal_lora(todo.settings.method)
+    try:
+        equal = [*rank, *targets]
+        theirs = Contestant(planned([*overrides, f"method={REFERENCE}", *equal]), examples, steps)
+    except SettingsError:  # a rank that counts something else, and is too large for LoRA
+        equal = targets
+        theirs = Contestant(planned([*overrides, f"method={REFERENCE}", *equal]), examples, steps)
     turns = np.array(list(_turns(ours, theirs, examples, todo, steps)))[WARM_UP_STEPS:]
     ratios = turns[:, 0] / turns[:, 1]
     lowest, highest = np.percentile(ratios, (10, 90))
@@ -129,14 +134,11 @@ def _turns(
             yield ours.seconds_of(indices), theirs.seconds_of(indices)
 
 
-def _equal_lora(method: Any) -> list[str]:
-    """The overrides that give LoRA the method's rank and targets, where it has them."""
-    equal = []
-    if isinstance(method.get("rank"), int):
-        equal.append(f"method.rank={method['rank']}")
-    if method.get("targets"):
-        equal.append(f"method.targets=[{','.join(method['targets'])}]")
-    return equal
+def _equal_lora(method: Any) -> tuple[list[str], list[str]]:
+    """The overrides that give LoRA the method's rank, and those that give it its targets, where it has them."""
+    rank = [f"method.rank={method['rank']}"] if isinstance(method.get("rank"), int) else []
+    targets = [f"method.targets=[{','.join(method['targets'])}]"] if method.get("targets") else []
+    return rank, targets
 
 
 def _examples(todo: Plan) -> Examples:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
@@ -66,25 +66,22 @@ class PrefixGenerator(nn.Module):
     """The keys and values of all layers out of one embedding: tanh(E W_1 + b_1) W_2 + b_2 (He et al. 2022).
 
     E is (length, width) and normal, the layer W_1 from `width` to `middle`, W_2 from `middle` to the keys of the first
-    layer, its values, the keys of the second and so on; both start as `nn.Linear` does. Computed in float32 also where
-    the model is not, so that the finished prefix is the one of the training.
+    layer, its values, the keys of the second and so on; both start as `nn.Linear` does. W_2 and b_2 are kept in one
+    part per layer, of whose gradients none is as large as all of W_2. Computed in float32 also where the model is not,
+    so that the finished prefix is the one of the training.
     """
 
     def __init__(self, length: int, width: int, middle: int, key_widths: Sequence[int]) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.randn(length, width))
         self.inner = nn.Linear(width, middle)
-        self.outer = nn.Linear(middle, 2 * sum(key_widths))
-        self.key_widths = tuple(key_widths)
+        self.outer = nn.ModuleList(nn.Linear(middle, 2 * key_width) for key_width in key_widths)
 
     def of_layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each (length, width of its keys); W_1 is a small part of the work."""
-        start, width = 2 * sum(self.key_widths[:index]), self.key_widths[index]
-        rows = slice(start, start + 2 * width)
         with torch.autocast(self.embedding.device.type, enabled=False):
-            inner = self.inner(self.embedding).tanh()
-            both = linear(inner, self.outer.weight[rows], self.outer.bias[rows])
-        return both[:, :width], both[:, width:]
+            keys, values = self.outer[index](self.inner(self.embedding).tanh()).chunk(2, dim=1)
+        return keys, values
 
 
 class GeneratedPrefix(Prefix):

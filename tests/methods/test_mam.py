@@ -180,7 +180,7 @@ class TestStart:
         torch.manual_seed(0)
         generator = PrefixGenerator(200, 64, 100, [64, 64])
         assert generator.embedding.std().item() == pytest.approx(1.0, rel=0.05)
-        for layer, fan in ((generator.inner, 64), (generator.outer, 100)):
+        for layer, fan in ((generator.inner, 64), *((outer, 100) for outer in generator.outer)):
             for tensor in (layer.weight, layer.bias):
                 assert 0.9 * fan**-0.5 < tensor.abs().max() <= fan**-0.5
 
@@ -197,7 +197,8 @@ class TestGenerator:
         torch.manual_seed(0)
         generator = PrefixGenerator(LENGTH, 6, MIDDLE, [4, 8])
         hidden = torch.tanh(generator.embedding @ generator.inner.weight.T + generator.inner.bias)
-        everything = hidden @ generator.outer.weight.T + generator.outer.bias
+        weight, bias = (torch.cat([getattr(part, name) for part in generator.outer]) for name in ("weight", "bias"))
+        everything = hidden @ weight.T + bias
         found = [tensor for index in range(2) for tensor in generator.of_layer(index)]
         for tensor, expected in zip(found, everything.split([4, 4, 8, 8], dim=1), strict=True):
             torch.testing.assert_close(tensor, expected)
