@@ -50,6 +50,14 @@ METHODS = ROOT / "conf" / "method"
 WIDE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 ROBERTA_BASE = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 TOTAL_STEPS = 1000
+RATIOS = (
+    "step_ratio",
+    "step_ratio_lowest",
+    "step_ratio_highest",
+    "last_third_ratio",
+    "activation_ratio",
+    "flops_ratio",
+)
 STEP_TIMES = ROOT / "results" / "published" / "step_times.csv"
 INTRODUCTION = """# The methods and what they serve
 
@@ -66,12 +74,11 @@ This page is written by `python scripts/document_methods.py` from the methods th
 
 """
 STEPS_INTRODUCTION = """
-## What a step costs
+## What a step costs on {2}
 
-`{0}` in {1} on {2}: the method's training step over that of PEFT's LoRA with the rank and targets of the last column
-(where both have them), on the same batches, step by step in turns: median over a run, the middle 80 % of the turns, and
-the median of the run's last third; then activations and FLOPs of one pass before the first step. Measured by
-`python scripts/benchmark_methods.py`.
+A training step of each method over one of PEFT's LoRA with the settings of the last column, `{0}` in {1}, on the same
+batches, step by step in turns: median over a run, the middle 80 % of the turns, and the median of the run's last third;
+then activations and FLOPs of one pass before the first step. Measured by `python scripts/benchmark_methods.py`.
 
 | method | step | from, to | last third | activations | FLOPs | LoRA's settings |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
@@ -204,9 +211,9 @@ def _step_times() -> Iterator[str]:
     for where, measured in itertools.groupby(rows, _where):
         yield STEPS_INTRODUCTION.format(*where)
         for row in measured:
-            spread = f"{row['step_ratio_lowest']} to {row['step_ratio_highest']}"
-            cells = (row["step_ratio"], spread, row["last_third_ratio"], row["activation_ratio"], row["flops_ratio"])
-            yield f"| `{row['method']}` | {' | '.join(cells)} | {row['against']} |\n"
+            step, lowest, highest, last, activations, flops = (f"{float(row[name]):.2f}" for name in RATIOS)
+            cells = (f"`{row['method']}`", step, f"{lowest} to {highest}", last, activations, flops, row["against"])
+            yield f"| {' | '.join(cells)} |\n"
 
 
 def _where(row: Mapping[str, str]) -> tuple[str, ...]:
