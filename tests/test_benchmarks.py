@@ -24,7 +24,8 @@ def test_methods_are_set_against_lora_of_their_rank_and_targets(tiny_bert: Path,
     table = tmp_path / "methods.csv"
     settings = (f"model.path={tiny_bert}", "data=sample", "--methods", "lora", "linear_probe", "--steps", "9")
     said = run("benchmark_methods.py", *settings, "--table", str(table))
-    lora, probe = pd.read_csv(table).to_dict("records")
+    rows = pd.read_csv(table).set_index("method", drop=False)
+    lora, probe = (rows.loc[name] for name in ("lora", "linear_probe"))
     assert lora["against"] == "rank=8 targets=[attention.query,attention.value]"
     assert lora["trainable_parameters"] == 2 * LAYERS * 8 * (WIDTH + WIDTH)
     assert (lora["activation_ratio"], lora["flops_ratio"]) == (1, 1)
