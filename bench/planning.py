@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
@@ -16,11 +16,14 @@ from bench import backbone, hardware
 from bench.errors import SettingsError, UserError, one_line
 from bench.identity import canonical, run_id
 from bench.record import RunRecord
-from bench.settings import RunSettings
+from bench.settings import ModelSettings, RunSettings
 from bench.store import Store
 from tasks.base import Task
 from tasks.locating import resolve
 from tasks.sources import Source
+
+if TYPE_CHECKING:
+    from methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,21 @@ class Plan:
         """The run in words."""
         return f"{self.names.method} on {self.names.task}, {self.names.model}, seed {self.settings.seed}"
 
+    def method(self) -> Method:
+        """A new object of the run's method, not attached to a model yet."""
+        settings = self.settings
+        return _method(json.dumps(settings.method), self.names, settings.model, self.task, settings.training.max_length)
+
 
 def plan(settings: RunSettings, names: Names, overrides: list[str]) -> Plan:
-    """Decide everything about a run that needs no weights. Raises UserError."""
+    """Decide everything about a run that needs no weights, and check it unless the run is finished. Raises UserError.
+
+    The check imports torch, and comes before data is downloaded.
+    """
     resolved = hardware.resolve(settings.hardware)
     task = _task(json.dumps(dict(settings.task)))
-    source = resolve(settings.data, task)
+    check = functools.partial(_check, settings, names, task)
+    source = resolve(settings.data, task, before_download=check)
     if settings.budget.held_out:
         task, source = task.held_out(source)
     identity = run_id(canonical(settings, resolved, source))
@@ -71,7 +83,7 @@ def plan(settings: RunSettings, names: Names, overrides: list[str]) -> Plan:
     finished = None if settings.rerun else store.finished(folder)
     if finished is None:
         store.check_writable()
-        backbone.check_available(settings.model)
+        check()
     return Plan(settings, names, overrides, resolved, task, source, identity, store, folder, finished)
 
 
@@ -80,6 +92,29 @@ def _task(settings: str) -> Task:
     """The task of these settings, once for all runs of a sweep that share it: tasks hold nothing of a run."""
     task: Task = build(json.loads(settings))
     return task
+
+
+def _check(settings: RunSettings, names: Names, task: Task) -> None:
+    """Raise SettingsError if there is no such model, or if method, model and task do not fit each other."""
+    backbone.check_available(settings.model)
+    _check_method(json.dumps(settings.method), names, settings.model, task, settings.training.max_length)
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_method(method: str, names: Names, model: ModelSettings, task: Task, max_length: int | None) -> None:
+    """Check what the runs of a sweep share once for all of them."""
+    _method(method, names, model, task, max_length)
+
+
+def _method(settings: str, names: Names, model: ModelSettings, task: Task, max_length: int | None) -> Method:
+    """The method object of these settings, checked against the task and against the model's shapes."""
+    method: Method = build(json.loads(settings))
+    if task.kind not in method.kinds:
+        served = ", ".join(sorted(method.kinds))
+        raise SettingsError(f"method={names.method} serves {served}; task={names.task} is {task.kind}.")
+    method.max_length = max_length
+    method.check(backbone.skeleton(model, task.kind, task.outputs))
+    return method
 
 
 def build(settings: Mapping[str, Any]) -> Any:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from bench import backbone
 from bench.bookkeeping import closed, is_out_of_memory, note_failure, opened, traceback_file
 from bench.context import Run, Terms
-from bench.errors import SettingsError, UserError
+from bench.errors import UserError
 from bench.kinds import KINDS
 from bench.measure import memory_causes, parameters
 from bench.measure.meters import Meters
 from bench.measure.phases import MEASURE, Phases
-from bench.planning import Plan, build
+from bench.planning import Plan
 from bench.randomness import seed_everything, stream_seed
 from bench.record import RunRecord
 from bench.resumable import HISTORY_FILE, ResumableTraining, checkpoints_of, earlier_work
@@ -58,7 +58,7 @@ def attempt(plan: Plan, terms: Terms) -> RunRecord:
         with phases("import"):
             import_libraries()
             meters.start()
-        method = checked_method(plan)
+        method = plan.method()
         with _tracker(plan, terms) as follower:
             _recipe(Run(plan, terms, method, record, phases, meters, checkpoints_of(plan, terms.folder), follower))
     except (UserError, ClaimLost):
@@ -84,17 +84,6 @@ def import_libraries() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-
-
-def checked_method(plan: Plan) -> Method:
-    """The method object, checked against the task and against the model's shapes before anything is loaded."""
-    method: Method = build(plan.settings.method)
-    if plan.task.kind not in method.kinds:
-        served = ", ".join(sorted(method.kinds))
-        raise SettingsError(f"method={plan.names.method} serves {served}; task={plan.names.task} is {plan.task.kind}.")
-    method.max_length = plan.settings.training.max_length
-    method.check(backbone.skeleton(plan.settings.model, plan.task.kind, plan.task.outputs))
-    return method
 
 
 def _recipe(run: Run) -> None:
@@ -251,7 +240,7 @@ def _another_loop(run: Run, examples: Examples) -> TrainingLoop:
     run.method.backbone.model.to("cpu")
     base = backbone.fresh(run.plan.settings.model, run.plan.task.kind, run.plan.task.outputs)
     whole = replace(run, terms=replace(run.terms, micro_batch_size=None))
-    loop, _ = _attached(whole, checked_method(run.plan), base, examples)
+    loop, _ = _attached(whole, run.plan.method(), base, examples)
     return loop
 
 

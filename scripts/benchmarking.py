@@ -33,10 +33,9 @@ def attached(todo: Plan, seed: int, steps: int) -> Method:
     """The plan's method in a fresh model, before a run of `steps` steps."""
     from bench import backbone
     from bench.randomness import seed_everything
-    from bench.recipe import checked_method
 
     gc.collect()
-    method = checked_method(todo)
+    method = todo.method()
     seed_everything(seed, "head")
     base = backbone.fresh(todo.settings.model, todo.task.kind, todo.task.outputs)
     seed_everything(seed, "method")

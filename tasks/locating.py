@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,20 +21,23 @@ SAMPLES = Path(__file__).parent / "samples"
 MIRROR_VARIABLE = "PARSIMONY_DATA"
 
 
-def resolve(settings: DataSettings, task: Task) -> Source:
-    """The data source that the settings name; `auto` takes the first of mirror, hub cache, hub, sample."""
+def resolve(settings: DataSettings, task: Task, before_download: Callable[[], None] | None = None) -> Source:
+    """The data source that the settings name; `auto` takes the first of mirror, hub cache, hub, sample.
+
+    `before_download` is called before something is fetched from the hub, and may raise.
+    """
     root = settings.root or os.environ.get(MIRROR_VARIABLE)
     if settings.source == "mirror" or (settings.source == "auto" and root):
         return _mirror(root, task)
     if settings.source == "sample":
         return _sample(task, "asked for")
     if settings.source == "hub":
-        return _hub(task, "asked for")
+        return _hub(task, "asked for", before_download)
     cached = _cached(task)
     if cached is not None:
         return cached
     if hub.is_reachable():
-        return _hub(task, "no mirror is set and the hub can be reached")
+        return _hub(task, "no mirror is set and the hub can be reached", before_download)
     return _sample(task, "no mirror is set, the cache does not hold all files and the hub cannot be reached")
 
 
@@ -116,7 +119,7 @@ def _cached(task: Task) -> Source | None:
     return source if all(files and not missing_shards(files) for files in found) else None
 
 
-def _hub(task: Task, reason: str) -> Source:
+def _hub(task: Task, reason: str, before_download: Callable[[], None] | None) -> Source:
     """Download the task's parquet files that the cache lacks; the source's revision is the commit."""
     cached = _cached(task)
     if cached is not None:
@@ -126,6 +129,8 @@ def _hub(task: Task, reason: str) -> Source:
             f"data=hub, but the hub cannot be reached and {task.repository} ({', '.join(task.configs)}) is not, or not "
             "as a whole, in the local cache; use data.root=FOLDER for a mirror or data=sample."
         )
+    if before_download is not None:
+        before_download()
     from huggingface_hub import snapshot_download
 
     try:

@@ -139,6 +139,16 @@ def test_bad_input_gets_one_sentence_before_anything_is_trained(
     assert records(tmp_path / "results") == {}
 
 
+def test_a_run_that_does_not_fit_is_refused_before_the_others_of_its_sweep_train(
+    sample: RunCommand, tmp_path: Path
+) -> None:
+    done = sample("-m", "method.rank=4,65")
+    assert done.returncode == 2, done.stdout + done.stderr
+    refused, trained = (done.stdout.index(words) for words in ("method.rank=65 is above", "lora on glue/sst2: data"))
+    assert refused < trained
+    assert [record.settings["method"]["rank"] for record in records(tmp_path / "results").values()] == [4]
+
+
 def test_a_method_that_does_not_fit_the_model_says_so(command: RunCommand, tmp_path: Path) -> None:
     from transformers import DistilBertConfig
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from bench import hub
-from bench.errors import DataError
+from bench.errors import DataError, SettingsError
 from bench.planning import build
 from bench.settings import DataSettings
 from tasks.examples import TextExamples, Tokens
@@ -240,6 +240,21 @@ def test_what_was_downloaded_is_recorded_by_its_commit(hub_cache: Path, monkeypa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(root))
     found = resolve(DataSettings("hub"), task_named("vtab/kitti"))
     assert (found.revision, found.folder) == ("c" * 40, root / "data")
+
+
+def test_nothing_is_downloaded_for_a_run_that_is_refused(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse() -> None:
+        raise SettingsError("method.rank=65 is too large.")
+
+    fetched: list[str] = []
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: fetched.append(name))
+    for source in ("auto", "hub"):
+        with pytest.raises(SettingsError, match="too large"):
+            resolve(DataSettings(source), task_named("vtab/kitti"), before_download=refuse)
+    assert fetched == []
 
 
 @pytest.mark.parametrize(
