@@ -138,7 +138,8 @@ class RunRecord:
 
     # Throughput
     train_samples_per_second: float | None = column(
-        "Training examples per second of the steady state: the first tenth of the steps (1 to 10) is cut off."
+        "Training examples per second of the steady state: the first tenth of the steps (1 to 10) is cut off, and as "
+        "many after an interruption."
     )
     train_tokens_per_second: float | None = column("Training tokens per second of the steady state, padding excluded.")
     train_steps: int | None = column("Optimizer steps done.")

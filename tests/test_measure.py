@@ -11,7 +11,7 @@ import torch
 
 from bench.bookkeeping import is_out_of_memory
 from bench.measure import memory
-from bench.measure.energy import EnergyMeter
+from bench.measure.energy import PARTIAL, EnergyMeter
 from bench.measure.phases import Phases
 from bench.measure.throughput import StepClock, percentile, seconds_to_quality, warm_up_steps
 from bench.measure.utilisation import Utilisation, sampled
@@ -93,8 +93,8 @@ def test_a_phase_that_fails_is_still_timed() -> None:
     assert "broken" in phases.seconds
 
 
-@pytest.mark.parametrize(("steps", "skipped"), [(1, 0), (2, 1), (20, 2), (100, 10), (300, 10)])
-def test_warm_up_is_a_tenth_at_most_ten_and_never_everything(steps: int, skipped: int) -> None:
+@pytest.mark.parametrize(("steps", "skipped"), [(1, 1), (2, 1), (20, 2), (100, 10), (300, 10)])
+def test_warm_up_is_a_tenth_at_least_one_and_at_most_ten(steps: int, skipped: int) -> None:
     assert warm_up_steps(steps) == skipped
 
 
@@ -111,8 +111,27 @@ def test_throughput_leaves_out_slow_first_steps(monkeypatch: pytest.MonkeyPatch)
     assert (len(steady.step_seconds), clock.samples, clock.tokens) == (18, 640, 6000)
 
 
-def test_there_is_no_steady_state_before_the_first_step() -> None:
-    assert StepClock("cpu").steady_state() is None
+def test_a_run_that_goes_on_warms_up_again() -> None:
+    def train(clock: StepClock, steps: int) -> StepClock:
+        for _ in range(steps):
+            clock.step_done(samples=clock.steps, tokens=1)
+        return clock
+
+    first, second = train(StepClock("cpu"), 8), StepClock("cpu")
+    second.load_state_dict(first.state_dict())
+    steady = train(second, 12).steady_state()
+    assert steady is not None
+    assert steady.samples == sum(range(20)) - (0 + 1) - (8 + 9)
+    assert (len(steady.step_seconds), steady.tokens) == (16, 16)
+
+
+def test_there_is_no_steady_state_before_the_first_step_and_one_of_a_single_step() -> None:
+    clock = StepClock("cpu")
+    assert clock.steady_state() is None
+    clock.step_done(samples=4, tokens=20)
+    steady = clock.steady_state()
+    assert steady is not None
+    assert (steady.samples, len(steady.step_seconds)) == (4, 1)
 
 
 def test_the_steady_state_knows_the_shapes_of_its_passes() -> None:
@@ -227,9 +246,30 @@ def test_a_counter_that_fails_ends_the_measurement_and_not_the_run() -> None:
     meter = EnergyMeter("cpu")
     meter._monitor, meter.reason = Refusing(), None
     with meter.window("train"):
-        assert meter.read("train") == {}
+        assert meter.read("train") is None
     assert meter.source is None
     assert "not supported by this partition" in (meter.reason or "")
+
+
+def metered(reason: str | None, rank: int, **joules: float) -> EnergyMeter:
+    """The meter of one process, after its windows."""
+    meter = EnergyMeter("cpu", rank)
+    meter.reason, meter.joules = reason, joules
+    return meter
+
+
+def test_the_energy_of_a_run_is_that_of_all_its_parts_or_of_none() -> None:
+    whole = metered(None, 0, train=3.0, evaluate=1.0)
+    whole.add(metered(None, 0, train=2.0).own)
+    assert (whole.joules, whole.reason) == ({"train": 5.0, "evaluate": 1.0}, None)
+    whole.add(metered("no counter", 1).own)
+    assert whole.joules["train"] == 5.0, "the machine's CPUs are charged to its first process"
+    whole.add(metered("no counter", 0).own)
+    assert (whole.joules, whole.reason) == ({}, PARTIAL)
+
+    without = metered("no counter", 0)
+    without.add(metered(None, 0, train=2.0).own)
+    assert (without.joules, without.reason) == ({}, "no counter")
 
 
 @pytest.mark.parametrize(

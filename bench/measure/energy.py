@@ -20,14 +20,19 @@ from bench.errors import one_line
 RAPL = Path("/sys/class/powercap")
 NOT_INSTALLED = "the package zeus, which reads the energy counters, is not installed"
 NO_COUNTER = "neither NVML's nor RAPL's energy counter can be read on this machine"
+PARTIAL = "a process of the run could not read its energy counters"
 
 
 class EnergyMeter:
-    """Joules per window. Where nothing can be read, `reason` says why and the windows stay empty."""
+    """Joules per window. Where nothing can be read, `reason` says why and the windows stay empty.
 
-    def __init__(self, device: str) -> None:
+    The first process of a machine is charged with its CPU packages; a run's other processes on a CPU count nothing.
+    """
+
+    def __init__(self, device: str, local_rank: int = 0) -> None:
         self.joules: dict[str, float] = {}
-        self._monitor, self.reason = _monitor(device)
+        self._counts = device == "cuda" or local_rank == 0
+        self._monitor, self.reason = _monitor(device, local_rank)
 
     @property
     def source(self) -> str | None:
@@ -37,10 +42,18 @@ class EnergyMeter:
         indices = {"gpu": self._monitor.gpu_indices, "cpu": self._monitor.cpu_indices}
         return ", ".join(name for name, found in indices.items() if found)
 
-    def add(self, joules: Mapping[str, float]) -> None:
-        """Add what another process of the same run measured."""
-        for name, value in joules.items():
-            self.joules[name] = self.joules.get(name, 0.0) + value
+    @property
+    def own(self) -> dict[str, float] | None:
+        """The joules of every window; None where they could not be measured."""
+        return dict(self.joules) if self.reason is None or not self._counts else None
+
+    def add(self, joules: Mapping[str, float] | None) -> None:
+        """Add another process's `own` joules of the same run; what is not known of all parts is not known."""
+        if joules is None:
+            self._give_up(self.reason or PARTIAL)
+        elif self.own is not None:
+            for name, value in joules.items():
+                self.joules[name] = self.joules.get(name, 0.0) + value
 
     @contextlib.contextmanager
     def window(self, name: str) -> Iterator[None]:
@@ -51,11 +64,11 @@ class EnergyMeter:
         finally:
             self._end(name)
 
-    def read(self, name: str) -> dict[str, float]:
-        """The joules so far, those of the open window `name` included."""
+    def read(self, name: str) -> dict[str, float] | None:
+        """`own` with the joules of the open window `name` so far."""
         self._end(name)
         self._begin(name)
-        return dict(self.joules)
+        return self.own
 
     def _begin(self, name: str) -> None:
         with self._reading():
@@ -76,11 +89,14 @@ class EnergyMeter:
         try:
             yield
         except Exception as error:  # each backend of zeus has its own errors
-            self._monitor, self.reason = None, f"{NO_COUNTER}: {one_line(error)}"
-            self.joules.clear()
+            self._give_up(f"{NO_COUNTER}: {one_line(error)}")
+
+    def _give_up(self, reason: str) -> None:
+        self._monitor, self.reason = None, reason
+        self.joules.clear()
 
 
-def _monitor(device: str) -> tuple[Any, str | None]:
+def _monitor(device: str, local_rank: int) -> tuple[Any, str | None]:
     """A zeus monitor of the devices in use, or the reason why there is none."""
     if device == "cpu" and sys.platform == "linux" and not RAPL.exists():
         return None, NO_COUNTER
@@ -93,15 +109,10 @@ def _monitor(device: str) -> tuple[Any, str | None]:
         return None, NOT_INSTALLED
     logging.getLogger("zeus").setLevel(logging.ERROR)
     try:
-        monitor = ZeusMonitor(gpu_indices=_gpu_indices(device), cpu_indices=_cpu_indices())
+        monitor = ZeusMonitor(gpu_indices=_gpu_indices(device), cpu_indices=None if local_rank == 0 else [])
     except Exception as error:  # each backend of zeus has its own errors; none of them may end a run
         return None, f"{NO_COUNTER}: {error}"
     return (monitor, None) if monitor.gpu_indices or monitor.cpu_indices else (None, NO_COUNTER)
-
-
-def _cpu_indices() -> list[int] | None:
-    """All packages (None) in one process per machine; the others would count them again."""
-    return None if os.environ.get("LOCAL_RANK", "0") == "0" else []
 
 
 def _gpu_indices(device: str) -> list[int]:

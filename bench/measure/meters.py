@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ class Meters:
     def start(self) -> None:
         """Find the energy counters."""
         if self._settings.energy:
-            self._energy = EnergyMeter(self._plan.hardware.device)
+            self._energy = EnergyMeter(self._plan.hardware.device, int(os.environ.get("LOCAL_RANK", "0")))
 
     def pretrained(self, base: Backbone, examples: Examples) -> None:
         """The untouched model: which tensors are pretrained, what a forward pass costs."""
@@ -165,8 +166,10 @@ class Meters:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Add what an earlier process of the same run had measured."""
-        if self._energy is not None and state:
-            self._energy.add(state["joules"])
+        if self._energy is None:
+            return
+        self._energy.add(state.get("joules"))
+        if state:
             self._earlier_utilisation = Utilisation(**state["utilisation"])
 
     def _train_utilisation(self) -> Utilisation:
@@ -310,7 +313,7 @@ class Meters:
         record.peak_memory_bytes = max(known, default=None)
         record.total_peak_memory_bytes = sum(known) if known else None
         if self._energy is not None and not alone:
-            for joules in self._team.gathered(self._energy.joules)[1:]:
+            for joules in self._team.gathered(self._energy.own)[1:]:
                 self._energy.add(joules)
 
     def _not_applicable(self) -> dict[str, str]:

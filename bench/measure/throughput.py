@@ -3,8 +3,9 @@
     train_samples_per_second = samples of the measured steps / seconds of the measured steps
 
 and likewise for tokens. Measured steps are all but the first tenth (at least one, at most ten), in which caches,
-allocators and kernels warm up; a run of a single step measures that one. Padding counts as no token. Evaluation and
-saving lie outside. On CUDA the marks are device events, so the loop never waits for the device.
+allocators and kernels warm up, and as many after every interruption; where that leaves none, the last step is measured.
+Padding counts as no token. Evaluation and saving lie outside. On CUDA the marks are device events, so the loop never
+waits for the device.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class StepClock:
         self._samples: list[int] = []
         self._tokens: list[int] = []
         self._shapes: list[Sequence[Shape]] = []
+        self._cold = [0]  # steps before which a process began
         self.first_step_at: float | None = None
 
     def resume(self) -> None:
@@ -89,6 +91,7 @@ class StepClock:
             "samples": list(self._samples),
             "tokens": list(self._tokens),
             "shapes": shapes,
+            "cold": list(self._cold),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -96,6 +99,7 @@ class StepClock:
         self._step_seconds, self._seconds = list(state["seconds"]), sum(state["seconds"])
         self._samples, self._tokens = list(state["samples"]), list(state["tokens"])
         self._shapes = list(state["shapes"])
+        self._cold = [*state["cold"], len(self._samples)]
         self.resume()
 
     def count_passes_of(self, processes: Sequence[tuple[list[int], list[Sequence[Shape]]]]) -> None:
@@ -150,12 +154,19 @@ class StepClock:
 
     def steady_state(self) -> SteadyState | None:
         """The measured steps; None before the first step."""
-        if not self._samples:
+        steps = len(self._samples)
+        if not steps:
             return None
-        skipped = warm_up_steps(len(self._samples))
-        shapes = [shape for step in self._shapes[skipped:] for shape in step]
-        seconds = self.step_seconds()[skipped:]
-        return SteadyState(seconds, sum(self._samples[skipped:]), sum(self._tokens[skipped:]), shapes)
+        length = warm_up_steps(steps)
+        warming = {step for begun in self._cold for step in range(begun, begun + length)}
+        measured = [step for step in range(steps) if step not in warming] or [steps - 1]
+        seconds = self.step_seconds()
+        return SteadyState(
+            [seconds[step] for step in measured],
+            sum(self._samples[step] for step in measured),
+            sum(self._tokens[step] for step in measured),
+            [shape for step in measured for shape in self._shapes[step]],
+        )
 
     def _reached(self, mark: Any) -> float:
         """The time of a mark, waiting for it where the device runs ahead."""
@@ -185,8 +196,8 @@ class StepClock:
 
 
 def warm_up_steps(steps: int) -> int:
-    """How many of `steps` steps are cut off as warm-up; always leaves at least one."""
-    return min(max(1, steps // WARM_UP_SHARE), MOST_WARM_UP_STEPS, steps - 1)
+    """How many steps of a run of `steps` are cut off as warm-up each time that it begins."""
+    return min(max(1, steps // WARM_UP_SHARE), MOST_WARM_UP_STEPS)
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
