@@ -8,7 +8,7 @@ device, no method. What its kind asks of the model stands in `bench/kinds.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from tasks.sources import TRAIN_SPLIT, Source
@@ -187,7 +187,9 @@ class StoredTask:
         return None
 
     def held_out(self, source: Source) -> tuple[Self, Source]:
-        """The same task on two parts of the training split."""
+        """The same task on two parts of the training split; one is scored, however many splits are reported."""
         from tasks.held_out import HeldOutSource
 
-        return self, HeldOutSource.cut(source, self.reported_splits, self.context_column, self.phrase_column)
+        scored = self.reported_splits[:1]
+        task = replace(self, reported_splits=scored)
+        return task, HeldOutSource.cut(source, scored, self.context_column, self.phrase_column)

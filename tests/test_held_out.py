@@ -116,6 +116,15 @@ def test_diagnostics_of_another_config_are_not_scored() -> None:
     assert task.scored_splits(source) == ("validation",)
 
 
+def test_of_several_reported_splits_the_held_out_part_stands_for_one() -> None:
+    task = task_named("glue/mnli")
+    selecting, source = task.held_out(Source("sample", SAMPLES / "nyu-mll/glue/mnli", "abc", ""))
+    assert selecting.scored_splits(source) == ("validation_matched",)
+    assert source.count("validation_matched") > 0
+    assert not source.has("validation_mismatched")
+    assert task.scored_splits(source) == ("validation_matched", "validation_mismatched")
+
+
 def test_vtab_holds_out_the_200_that_the_benchmark_keeps_for_it() -> None:
     task = task_named("vtab/dsprites_orientation")
     source = Source("mirror", Path("/nowhere"), "abc", "")
