@@ -31,6 +31,8 @@ LINEAR_ROLES = (
 NORM_ROLES = ("norm.attention", "norm.cross_attention", "norm.ffn")
 SPAN_HEAD = "span_classifier"
 OUTPUT_LAYER = "lm_head"
+HEAD_DROPOUT_NAMES = ("cls_dropout", "classifier_dropout", "summary_first_dropout")
+"""How families' configurations call the dropout before the head, where they set it apart."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import hub
-from bench.anatomy import Anatomy
+from bench.anatomy import HEAD_DROPOUT_NAMES, Anatomy
 from bench.errors import SettingsError, one_line
 from bench.kinds import KINDS, Kind
 from tasks.images import ImageFormat
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from bench.settings import ModelSettings
 
-HEAD_DROPOUT_NAMES = ("cls_dropout", "classifier_dropout", "summary_first_dropout")
 MODEL_CLASSES = {
     "sequence": ("AutoModelForSequenceClassification", "a model that reads text"),
     "span_pair": ("AutoModelForSequenceClassification", "a model that reads text"),

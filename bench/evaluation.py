@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.backbone import Backbone
-    from tasks.base import Columns, Examples, Scores, Task
+    from tasks.base import Examples, Scores, Task
     from tasks.batch import Batch
     from tasks.examples import ContinuationExamples
+    from tasks.rows import Columns
 
 COMPARED_PROMPTS = 64
 """Of a generation task, so many prompts' next-token logits are kept, for the comparison of two forms."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from tasks.rows import Columns
 from tasks.sources import TRAIN_SPLIT, Source
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tasks.batch import Batch
-
-Columns = Mapping[str, Any]
-"""Values per example, in arrays or lists under the names that `predictions.parquet` gives them."""
 
 
 class Examples(Protocol):

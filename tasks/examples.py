@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.base import Columns
 from tasks.batch import Batch
+from tasks.rows import Columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

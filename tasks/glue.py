@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tasks.base import Columns, Examples
+from tasks.base import Examples
+from tasks.rows import Columns
 from tasks.text import TextTask
 
 

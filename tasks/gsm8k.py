@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import Columns, Examples, Scores
+from tasks.base import Examples, Scores
 from tasks.examples import PromptedExamples, Tokens
 from tasks.metrics import gsm8k
 from tasks.prompted import PromptedTask, filled, rows
+from tasks.rows import Columns
 from tasks.sources import TRAIN_SPLIT, Source
 from tasks.text import padding_id
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.errors import DataError
+from tasks.rows import require_columns
 from tasks.sources import TRAIN_SPLIT, Source
-from tasks.text import require_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -20,9 +20,9 @@ import numpy as np
 from bench import cache
 from bench.errors import DataError, one_line
 from bench.identity import digest
-from tasks.base import Columns, Scores, StoredTask
+from tasks.base import Scores, StoredTask
 from tasks.batch import ImageBatch
-from tasks.text import class_names, drawn, require_between, require_columns
+from tasks.rows import Columns, class_names, drawn, require_between, require_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import Columns, Examples, Scores
+from tasks.base import Examples, Scores
 from tasks.examples import ContinuationExamples, Tokens
 from tasks.prompted import PromptedTask, Row, filled, rows
+from tasks.rows import Columns
 from tasks.sources import TRAIN_SPLIT, Source
 from tasks.text import padding_id
 

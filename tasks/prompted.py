@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
 from tasks.base import StoredTask
-from tasks.text import drawn, require_columns
+from tasks.rows import drawn, require_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.errors import DataError
-from tasks.base import Columns, Examples, Scores
+from tasks.base import Examples, Scores
 from tasks.examples import ChoiceExamples, SpanPairExamples, TextExamples, Tokens
-from tasks.text import SUBSET_SEED, TextTask, padding_id, require_columns, tokenised
+from tasks.rows import SUBSET_SEED, Columns, require_columns
+from tasks.text import TextTask, padding_id, tokenised
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,8 +1,7 @@
-"""What tasks on text share: reading a table, checking it, choosing rows, tokenising sentences and pairs, scoring."""
+"""What tasks on text share: reading a table, checking it, tokenising sentences and pairs, scoring."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
-from tasks.base import Columns, Examples, Scores, StoredTask
+from tasks.base import Examples, Scores, StoredTask
 from tasks.examples import TextExamples, Tokens
+from tasks.rows import Columns, class_names, drawn, require_between, require_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tasks.sources import Source
 
-SUBSET_SEED = 20_190_101
 UNDEFINED = "undefined: predictions are constant"
 
 
@@ -138,36 +137,3 @@ def tokenised(
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token id that fills what a batch's short rows lack."""
     return int(tokenizer.pad_token_id or 0)
-
-
-def drawn(examples: int, at_most: int | None) -> NDArray[np.int64] | None:
-    """Positions of at most `at_most` of so many examples, ascending, drawn with a fixed seed; None for all."""
-    if at_most is None or examples <= at_most:
-        return None
-    chosen: NDArray[np.int64] = np.sort(np.random.default_rng(SUBSET_SEED).permutation(examples)[:at_most])
-    return chosen
-
-
-def require_columns(table: pa.Table, columns: Sequence[str], where: str) -> None:
-    """Raise DataError if a column is missing or has empty cells."""
-    for column in columns:
-        if column not in table.column_names:
-            raise DataError(f"The {where} lacks the column '{column}'; it has {', '.join(table.column_names)}.")
-        if table.column(column).null_count:
-            raise DataError(f"The column '{column}' of the {where} has empty cells.")
-
-
-def require_between(labels: NDArray[Any], top: float, where: str) -> None:
-    """Raise DataError if a label lies outside 0 to `top`."""
-    wrong = labels[~((labels >= 0) & (labels <= top))]
-    if len(wrong):
-        raise DataError(f"The {where} has the label {wrong[0]}; labels must lie between 0 and {top:g}.")
-
-
-def class_names(table: pa.Table, column: str = "label") -> Sequence[str] | None:
-    """Names of the label's classes as the parquet file's own metadata lists them."""
-    metadata = (table.schema.metadata or {}).get(b"huggingface")
-    if metadata is None:
-        return None
-    names: Sequence[str] | None = json.loads(metadata)["info"]["features"].get(column, {}).get("names")
-    return names

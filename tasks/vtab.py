@@ -22,8 +22,8 @@ from bench.identity import digest
 from tasks import vtab_labels
 from tasks.images import ImageExamples, ImageFormat, ImageTask, joined
 from tasks.metrics.vtab import CLASSES, TEST_EXAMPLES
+from tasks.rows import drawn, require_columns
 from tasks.sources import files_of
-from tasks.text import drawn, require_columns
 from tasks.tfds_order import CUTS, official_subset, resampled_subset
 
 if TYPE_CHECKING:
