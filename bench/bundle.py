@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ LOCAL_SETTINGS: dict[str, Any] = {
 }
 """Settings that tell of the machine or cluster that a run was done on, and what stands in their place."""
 LOCAL_OVERRIDES = (*LOCAL_SETTINGS, "hydra.searchpath", "local")
+ABSOLUTE_PATH = re.compile(r"(?<![\w/.])/[^\s:;,'\"]+")
 COMPRESSION = {"compression": "zstd", "compression_level": 19}
 
 
@@ -166,6 +168,7 @@ def _without_paths(file: Path) -> str:
     record.hostname = None
     record.interruptions = [interruption | {"hostname": None} for interruption in record.interruptions]
     record.error = record.error and record.error.partition(":")[0]  # its text may name files
+    record.reasons = {column: ABSOLUTE_PATH.sub("...", reason) for column, reason in record.reasons.items()}
     return json.dumps(plain(record), separators=(",", ":"), sort_keys=True)
 
 
