@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import backbone
 from bench.bookkeeping import closed, is_out_of_memory, note_failure, opened, traceback_file
@@ -87,18 +87,14 @@ def import_libraries() -> None:
 
 
 def _recipe(run: Run) -> None:
-    """Load, encode, attach, train, save, evaluate, merge; and measure in between.
-
-    A task that scores the inference form is evaluated after the merge.
-    """
-    plan, method, record, meters = run.plan, run.method, run.record, run.meters
-    settings, task, team = plan.settings, plan.task, run.terms.team
+    """Load, encode, attach, train, save, evaluate, merge; and measure in between."""
+    plan, record, meters = run.plan, run.record, run.meters
     earlier = earlier_work(run)
 
     with run.phase("load"):
-        seed_everything(settings.seed, "head")
-        base = backbone.fresh(settings.model, task.kind, task.outputs)
-        record.model_sha256 = backbone.weights_sha256(settings.model)
+        seed_everything(plan.settings.seed, "head")
+        base = backbone.fresh(plan.settings.model, plan.task.kind, plan.task.outputs)
+        record.model_sha256 = backbone.weights_sha256(plan.settings.model)
 
     with run.phase("encode"):
         train_examples, reported = _encoded_splits(plan)
@@ -108,22 +104,41 @@ def _recipe(run: Run) -> None:
         meters.pretrained(base, train_examples)
 
     with run.phase("attach"):
-        loop, runner = _attached(run, method, base, train_examples)
-        _note_parameters(record, method)
+        loop, runner = _attached(run, run.method, base, train_examples)
+        _note_parameters(record, run.method)
 
     with run.phase(MEASURE, at_once=True):
         meters.before_training(loop, base, runner)
 
     with run.phase("train"), meters.window("train"):
-        seed_everything(settings.seed, "training" if team.is_first else f"training of process {team.rank}")
-        ResumableTraining(run, loop).run(earlier)
-        loop.let_go_of_optimizer()
+        _train(run, loop, earlier)
 
-    record.final_trainable_parameters = parameters.count(base.model, base.anatomy).trainable
-    record.method_report = method.report()
+    _note_outcome(record, run.method)
     with run.phase("save"):
         _save(run)
 
+    _evaluate_both_forms(run, base, reported, runner)
+
+    with run.phase(MEASURE, at_once=True):
+        meters.machine()
+        meters.largest_batch(functools.partial(_another_loop, run, train_examples))
+
+    _complete(run)
+
+
+def _train(run: Run, loop: TrainingLoop, earlier: dict[str, Any] | None) -> None:
+    """Train, from where an earlier process had come."""
+    team = run.terms.team
+    seed_everything(run.plan.settings.seed, "training" if team.is_first else f"training of process {team.rank}")
+    ResumableTraining(run, loop).run(earlier)
+    loop.let_go_of_optimizer()
+
+
+def _evaluate_both_forms(
+    run: Run, base: backbone.Backbone, reported: Mapping[str, Examples], runner: Accelerator
+) -> None:
+    """Evaluate and measure the trained form, then merge and measure the inference form; one of them is scored."""
+    method, record, meters = run.method, run.record, run.meters
     evaluate_now = functools.partial(_evaluation, run, base, reported, runner)
     if record.scored_form == "trained":
         scored = _scored(run, evaluate_now, reported)
@@ -136,7 +151,7 @@ def _recipe(run: Run) -> None:
         meters.trained_form(base, reported, runner)
 
     with run.phase("merge"):
-        if not settings.hardware.split:
+        if not run.plan.settings.hardware.split:
             method.finish()
 
     if record.scored_form == "inference":
@@ -144,14 +159,15 @@ def _recipe(run: Run) -> None:
 
     with run.phase(MEASURE, at_once=True):
         meters.inference_form(method, reported, scored, evaluate_now, runner)
-        meters.machine()
-        meters.largest_batch(functools.partial(_another_loop, run, train_examples))
 
-    if team.is_first:
+
+def _complete(run: Run) -> None:
+    """Close a run that has done everything."""
+    if run.terms.team.is_first:
         _check_files(run.terms.folder)
-    record.status = "complete"
-    meters.close()
-    run.follower.finish(record)
+    run.record.status = "complete"
+    run.meters.close()
+    run.follower.finish(run.record)
 
 
 def _check_files(folder: Path) -> None:
@@ -285,6 +301,13 @@ def _note_parameters(record: RunRecord, method: Method) -> None:
     record.head_parameters = counts.head
     record.total_parameters = counts.total
     record.trained_form_bytes = memory_causes.weights(model, ()).total
+
+
+def _note_outcome(record: RunRecord, method: Method) -> None:
+    """What training made of the method."""
+    model = method.backbone.model
+    record.final_trainable_parameters = parameters.count(model, method.backbone.anatomy).trainable
+    record.method_report = method.report()
 
 
 def _note_scores(record: RunRecord, scored: Evaluation) -> None:
