@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from bench.errors import SettingsError
 from tasks.rows import Columns
 from tasks.sources import TRAIN_SPLIT, Source
 
@@ -138,6 +139,8 @@ class StoredTask:
     """
 
     scored_form: ClassVar[str] = "trained"
+    reports_several: ClassVar[bool] = False
+    """Whether there may be several reported splits."""
 
     repository: str
     revision: str | None
@@ -145,7 +148,17 @@ class StoredTask:
     reported_splits: Sequence[str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reported_splits", tuple(self.reported_splits))
+        self.make_tuple("reported_splits")
+        if len(self.reported_splits) != 1 and not (self.reports_several and self.reported_splits):
+            wanted = "one split or several" if self.reports_several else "one split"
+            raise SettingsError(f"task.reported_splits={list(self.reported_splits)} must be {wanted}.")
+
+    def make_tuple(self, name: str) -> None:
+        """Keep a list among the settings as a tuple, which can be hashed. Raises SettingsError for anything else."""
+        value = getattr(self, name)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise SettingsError(f"task.{name}={value} must be a list, such as task.{name}=[{value}].")
+        object.__setattr__(self, name, tuple(value))
 
     @property
     def configs(self) -> Sequence[str]:

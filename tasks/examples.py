@@ -45,6 +45,18 @@ class Tokens:
             padding_id,
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The rows of all parts, one after the other."""
+        segments = [part.token_type_ids for part in parts if part.token_type_ids is not None]
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(
+            np.concatenate([part.input_ids for part in parts]),
+            np.concatenate(segments) if segments else None,
+            np.concatenate([[0], np.cumsum(lengths)]),
+            parts[0].padding_id,
+        )
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, shape (rows,)."""

@@ -6,12 +6,20 @@ raw 0..5 score, neither scaled nor clipped. MNLI is one training run and two eva
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.base import Examples
 from tasks.rows import Columns
-from tasks.text import TextTask
+from tasks.text import TextTask, suffix_of
+
+METRICS = {
+    "cola": ("matthews_correlation", "accuracy"),
+    "mrpc": ("accuracy", "f1", "combined_score"),
+    "qqp": ("accuracy", "f1", "combined_score"),
+    "stsb": ("pearson", "spearmanr", "combined_score"),
+}
+"""Where it is not accuracy alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +30,13 @@ class GlueTask(TextTask):
     def phrase_column(self) -> str | None:
         """SST-2 trains on phrases of sentences, the sentences among them, and reports whole sentences."""
         return "sentence" if self.config == "sst2" else None
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """GLUE's metrics of every reported split, and MNLI's mean over both."""
+        of_one = METRICS.get(self.config, ("accuracy",))
+        names = [f"{name}{suffix_of(split)}" for split in self.reported_splits for name in of_one]
+        return names if len(self.reported_splits) == 1 else [*names, "combined_score"]
 
     def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
         """GLUE's metrics of one split."""

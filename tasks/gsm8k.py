@@ -48,12 +48,14 @@ class Gsm8kTask(PromptedTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "stops", tuple(self.stops))
+        self.make_tuple("stops")
         if self.annotations not in ANNOTATIONS:
             known = suggestion(self.annotations, ANNOTATIONS)
             raise SettingsError(f"task.annotations={self.annotations} is unknown.{known}")
         if "" in self.stops:
             raise SettingsError("task.stops has an empty string, which every text begins with.")
+        if not (isinstance(self.max_new_tokens, int) and self.max_new_tokens >= 1):
+            raise SettingsError(f"task.max_new_tokens={self.max_new_tokens} must be a whole number of at least 1.")
 
     def encode(
         self,

@@ -63,7 +63,9 @@ class HeldOutSource(Source):
 
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a part, in the order of the training split."""
-        return self.whole.read(TRAIN_SPLIT, columns).take(np.flatnonzero(self._part(split)))
+        import pyarrow as pa
+
+        return self.whole.read(TRAIN_SPLIT, columns).filter(pa.array(self._part(split)))
 
     def _part(self, split: str) -> NDArray[np.bool_]:
         trained, scored = _parts(self)

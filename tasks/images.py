@@ -22,7 +22,7 @@ from bench.errors import DataError, one_line
 from bench.identity import digest
 from tasks.base import Scores, StoredTask
 from tasks.batch import ImageBatch
-from tasks.rows import Columns, class_names, drawn, require_between, require_columns
+from tasks.rows import Columns, class_names, drawn, require_between, require_columns, require_numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,7 +122,8 @@ class ImageTask(StoredTask):
         what["column"] = self.image_column
         pixels = _cached(
             what | {"size": preprocessor.size, "rows": rows.tolist(), "version": CACHE_VERSION},
-            table.column(self.image_column).take(rows),
+            table.column(self.image_column),
+            rows,
             preprocessor.size,
             where,
         )
@@ -134,6 +135,7 @@ class ImageTask(StoredTask):
         names = class_names(table, self.label_column)
         if names is not None and len(names) != self.classes:
             raise DataError(f"The {where} has {len(names)} classes; the task declares {self.classes}.")
+        require_numbers(table, self.label_column, where)
         return np.asarray(table.column(self.label_column), np.int64)
 
     def predict(self, answers: NDArray[np.float32], examples: Examples) -> Columns:
@@ -160,33 +162,36 @@ def joined(parts: Sequence[ImageExamples]) -> ImageExamples:
     return ImageExamples(pixels, parts[0].format, labels, ids)
 
 
-def _cached(key: Mapping[str, Any], images: pa.ChunkedArray, size: int, where: str) -> NDArray[np.uint8]:
-    """Pixels (images, size, size, 3) under this key, memory-mapped; made where they are not there yet."""
+def _cached(
+    key: Mapping[str, Any], images: pa.ChunkedArray, rows: NDArray[np.int64], size: int, where: str
+) -> NDArray[np.uint8]:
+    """Pixels (rows, size, size, 3) under this key, memory-mapped; made where they are not there yet."""
     file = cache.FOLDER / "images" / f"{digest(key)}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, suffix=".part") as folder:
             part = Path(folder) / file.name
-            _decode(images, size, where, part)
+            _decode(images, rows, size, where, part)
             os.replace(part, file)
     return np.load(file, mmap_mode="r")
 
 
-def _decode(images: pa.ChunkedArray, size: int, where: str, file: Path) -> None:
+def _decode(images: pa.ChunkedArray, rows: NDArray[np.int64], size: int, where: str, file: Path) -> None:
     """Decode and resize into an .npy file, never holding all pixels; Pillow lets several threads do so at once.
 
-    Raises DataError for a broken image.
+    Images are taken one by one: Arrow cannot put more than 2 GiB of them together. Raises DataError for a broken one.
     """
-    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(images), size, size, CHANNELS))
+    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(rows), size, size, CHANNELS))
 
     def one(position: int) -> None:
+        row = int(rows[position])
         try:
-            pixels[position] = resized(images[position].as_py(), size)
-        except (OSError, TypeError, KeyError, ValueError) as error:
-            raise DataError(f"Image {position} of the {where} cannot be read: {one_line(error)[:200]}") from error
+            pixels[position] = resized(images[row].as_py(), size)
+        except (OSError, TypeError, KeyError, ValueError, SyntaxError) as error:  # Pillow's word for a broken PNG
+            raise DataError(f"Image {row} of the {where} cannot be read: {one_line(error)[:200]}") from error
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(one, range(len(images))):
+        for _ in threads.map(one, range(len(rows))):
             pass
 
 

@@ -115,9 +115,12 @@ class _Question:
     @classmethod
     def of(cls, row: Mapping[str, Any], column: str, where: str) -> _Question:
         """Read one row. Raises DataError where the key names no choice, and for a choice without text."""
-        labels = list(row["choices"]["label"])
+        try:
+            labels, texts = list(row["choices"]["label"]), list(row["choices"]["text"])
+        except (KeyError, TypeError) as error:
+            raise DataError(f"The {where} has choices without labels and texts: {row['choices']!r:.100}.") from error
         if row["answerKey"] not in labels:
             raise DataError(f"The {where} has the key '{row['answerKey']}' for choices labelled {labels}.")
-        if not all(row["choices"]["text"]):
+        if not all(texts):
             raise DataError(f"The {where} has an empty choice: {row[column]!r}.")
-        return cls(row[column], list(row["choices"]["text"]), labels.index(row["answerKey"]))
+        return cls(row[column], texts, labels.index(row["answerKey"]))

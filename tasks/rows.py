@@ -37,6 +37,17 @@ def require_columns(table: pa.Table, columns: Sequence[str], where: str) -> None
             raise DataError(f"The column '{column}' of the {where} has empty cells.")
 
 
+def require_numbers(table: pa.Table, column: str, where: str, whole: bool = True) -> None:
+    """Raise DataError if a column holds anything but numbers, or anything but `whole` ones."""
+    import pyarrow as pa
+
+    kind = table.schema.field(column).type
+    fits = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or (pa.types.is_floating(kind) and not whole)
+    if not fits:
+        wanted = "whole numbers" if whole else "numbers"
+        raise DataError(f"The column '{column}' of the {where} holds {kind}; it must hold {wanted}.")
+
+
 def require_between(labels: NDArray[Any], top: float, where: str) -> None:
     """Raise DataError if a label lies outside 0 to `top`."""
     wrong = labels[~((labels >= 0) & (labels <= top))]

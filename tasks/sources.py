@@ -47,13 +47,20 @@ class Source:
         return any(files_of(self.folder, split))
 
     def count(self, split: str) -> int:
-        """Rows of a split; 0 where there is none."""
+        """Rows of a split; 0 where there is none. Raises DataError if it is unreadable."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         files = files_of(self.folder, split)
         if any(file.suffix == LIST for file in files):
             return sum(1 for file in files for _ in _lines(file))
-        return sum(pq.read_metadata(file).num_rows for file in files)
+        try:
+            return sum(pq.read_metadata(file).num_rows for file in files)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(split, error) from error
+
+    def _unreadable(self, split: str, error: Exception) -> DataError:
+        return DataError(f"{self.folder}/{split}-*.parquet cannot be read: {one_line(error)[:200]}")
 
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one split, all columns or some. Raises DataError if it is missing, unreadable or empty."""
@@ -68,7 +75,7 @@ class Source:
         try:
             table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{files[0].parent}/{split}-*.parquet cannot be read: {one_line(error)[:200]}") from error
+            raise self._unreadable(split, error) from error
         if table.num_rows == 0:
             raise DataError(f"The split '{split}' in {self.folder} has no rows.")
         return table
@@ -85,13 +92,13 @@ class GeneratedSource(Source):
         """Whether this split is generated."""
         from tasks.generators.tables import ROWS
 
-        return split in ROWS[self.folder.name]
+        return split in ROWS.get(self.folder.name, {})
 
     def count(self, split: str) -> int:
         """Rows of a split; 0 where there is none."""
         from tasks.generators.tables import ROWS
 
-        return ROWS[self.folder.name].get(split, 0)
+        return ROWS.get(self.folder.name, {}).get(split, 0)
 
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one split; images are drawn once per process."""
@@ -146,10 +153,10 @@ def _listed(file: Path) -> pa.Table:
     import pyarrow as pa
 
     images, labels = [], []
-    folder = file.parent.resolve()
+    folder = Path(os.path.abspath(file.parent))
     for line in _lines(file):
         name, _, label = line.rpartition(" ")
-        image = (folder / name).resolve()
+        image = Path(os.path.normpath(folder / name))  # which may be a link to somewhere else
         if not label.isdigit() or not image.is_relative_to(folder):
             raise DataError(f"{file}: the line '{line[:100]}' is no relative image path and a label.")
         images.append({"bytes": None, "path": str(image)})

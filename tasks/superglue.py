@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bench.errors import DataError
+from bench.errors import DataError, SettingsError, suggestion
 from tasks.base import Examples, Scores
 from tasks.examples import ChoiceExamples, SpanPairExamples, TextExamples, Tokens
 from tasks.rows import SUBSET_SEED, Columns, require_columns
@@ -32,6 +32,13 @@ PLACEHOLDER = "@placeholder"
 DIAGNOSTIC_COLUMNS = {"axb": ("sentence1", "sentence2"), "axg": ("premise", "hypothesis")}
 DIAGNOSTIC_METRICS = {"axb": ("matthews_correlation", "accuracy"), "axg": ("accuracy", "gender_parity")}
 DIAGNOSTIC_SPLIT = "test"
+METRICS = {
+    "cb": ("accuracy", "f1", "combined_score"),
+    "multirc": ("exact_match", "f1_a", "combined_score"),
+    "record": ("exact_match", "f1", "combined_score"),
+    **DIAGNOSTIC_METRICS,
+}
+"""Where it is not accuracy alone."""
 
 Spans = Sequence[tuple[int, int, int]]
 """Marked spans of one example: which of its texts, first character, character after the last."""
@@ -41,6 +48,7 @@ Spans = Sequence[tuple[int, int, int]]
 class SuperGlueTask(TextTask):
     """BoolQ, CB and RTE: a pair of texts and its class. With `diagnostics` the same model is scored on those too."""
 
+    reports_several: ClassVar[bool] = False
     kinds: ClassVar[Sequence[str]] = ("classification", "choice", "span_pair")
     span_columns: ClassVar[Sequence[str]] = ()
     """Columns that say where the marked spans lie."""
@@ -49,7 +57,16 @@ class SuperGlueTask(TextTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "diagnostics", tuple(self.diagnostics))
+        self.make_tuple("diagnostics")
+        for config in self.diagnostics:
+            if config not in DIAGNOSTIC_METRICS:
+                known = suggestion(config, DIAGNOSTIC_METRICS)
+                raise SettingsError(f"task.diagnostics={list(self.diagnostics)}: '{config}' is unknown.{known}")
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """SuperGLUE's metrics of the reported split."""
+        return METRICS.get(self.config, ("accuracy",))
 
     @property
     def configs(self) -> Sequence[str]:

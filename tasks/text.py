@@ -11,7 +11,7 @@ import numpy as np
 from bench.errors import DataError, SettingsError, suggestion
 from tasks.base import Examples, Scores, StoredTask
 from tasks.examples import TextExamples, Tokens
-from tasks.rows import Columns, class_names, drawn, require_between, require_columns
+from tasks.rows import Columns, class_names, drawn, require_between, require_columns, require_numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from tasks.sources import Source
 
-UNDEFINED = "undefined: predictions are constant"
+BLOCK = 10_000
+"""Rows that are tokenised at once."""
+UNDEFINED = "undefined: the predictions or the labels are constant"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class TextTask(StoredTask):
     really different.
     """
 
+    reports_several: ClassVar[bool] = True
     kinds: ClassVar[Sequence[str]] = ("classification", "regression")
     highest_value: ClassVar[float] = 5.0
     """Greatest label of a regression task; the lowest is 0."""
@@ -45,9 +48,17 @@ class TextTask(StoredTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("text_columns", "labels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            self.make_tuple(name)
         if self.kind not in self.kinds:
             raise SettingsError(f"task.kind={self.kind} is unknown.{suggestion(self.kind, self.kinds)}")
+        if self.headline not in self.metric_names:
+            known = suggestion(self.headline, self.metric_names)
+            raise SettingsError(f"task.headline={self.headline} is no metric of this task.{known}")
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """The metrics that `score` gives of the reported splits."""
+        raise NotImplementedError
 
     @property
     def context_column(self) -> str | None:
@@ -99,10 +110,10 @@ class TextTask(StoredTask):
         raise NotImplementedError
 
     def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
-        """The metrics of every reported split; with two validation splits the names carry the split's suffix."""
+        """The metrics of every reported split; those of "validation_matched" have "_matched" behind their names."""
         metrics: dict[str, float | None] = {}
         for split, columns in predictions.items():
-            suffix = split.removeprefix("validation")
+            suffix = suffix_of(split)
             values = self.metrics(split, columns, examples[split])
             metrics |= {f"{name}{suffix}": value for name, value in values.items()}
         if len(predictions) > 1:
@@ -121,17 +132,25 @@ class TextTask(StoredTask):
         if names is not None and list(names) != list(self.labels):
             raise DataError(f"The {where} has the classes {list(names)}; the task declares {list(self.labels)}.")
         top = self.highest_value if self.kind == "regression" else len(self.labels) - 1
+        require_numbers(table, "label", where, whole=self.kind != "regression")
         require_between(np.asarray(table.column("label")), top, where)
         return table
 
 
-def tokenised(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], max_length: int | None, **options: Any
-) -> Tokens:
+def suffix_of(split: str) -> str:
+    """What tells the metrics of a split from those of others: "_matched" of "validation_matched"."""
+    return split[len(split.partition("_")[0]) :]
+
+
+def tokenised(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], max_length: int | None) -> Tokens:
     """One text or a pair per row, cut longest first to `max_length` tokens with the model's own special tokens."""
-    encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False, **options)
-    segments = encoded.get("token_type_ids") if len(texts) == 2 else None
-    return Tokens.of(encoded["input_ids"], padding_id(tokenizer), segments)
+    parts = []
+    for start in range(0, len(texts[0]), BLOCK):  # what a tokenizer returns takes many times the room of the tokens
+        block = [column[start : start + BLOCK] for column in texts]
+        encoded = tokenizer(*block, truncation=True, max_length=max_length, return_attention_mask=False)
+        segments = encoded.get("token_type_ids") if len(texts) == 2 else None
+        parts.append(Tokens.of(encoded["input_ids"], padding_id(tokenizer), segments))
+    return Tokens.joined(parts)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -79,9 +79,11 @@ class VtabTask(ImageTask):
             (self.protocol, tuple(PROTOCOLS), "protocol"),
             (self.label_rule, self.label_rules, "label_rule"),
             (self.name, tuple(CLASSES), "name"),
+            (self.order, (None, *CUTS), "order"),
         ):
             if value not in allowed:
-                raise SettingsError(f"task.{key}={value} is unknown.{suggestion(value, allowed)}")
+                known = suggestion(str(value), [name for name in allowed if name is not None])
+                raise SettingsError(f"task.{key}={value} is unknown.{known}")
         if self.classes != CLASSES[self.name]:
             raise SettingsError(f"task.classes={self.classes}: VTAB's {self.name} has {CLASSES[self.name]} classes.")
         object.__setattr__(self, "reported_splits", (PROTOCOLS[self.protocol][1],))
@@ -89,7 +91,8 @@ class VtabTask(ImageTask):
     @property
     def local_folders(self) -> Sequence[str]:
         """Where a mirror may hold the task: copies of the official lists first."""
-        return (*(f"{dump}/{self.dump}" for dump in DUMPS), *super().local_folders)
+        copies = [f"{dump}/{name}" for dump in DUMPS for name in dict.fromkeys((self.dump, self.name))]
+        return (*copies, *super().local_folders)
 
     @property
     def source_splits(self) -> Sequence[str]:
@@ -110,8 +113,7 @@ class VtabTask(ImageTask):
         """
         wanted = PROTOCOLS[self.protocol][0] if split == "train" else split
         how, subsets = self._subsets(source)
-        leftover = how.startswith("resampled") and self.test_split is None
-        if split == "test" and source.kind != "sample" and not leftover:
+        if split == "test" and source.kind != "sample":
             self._require_whole_test(source, subsets["test"])
         reader = replace(self, image_column="image", label_column="label", label_rule="class")
         reader = reader if how == "official" else self
@@ -215,7 +217,12 @@ def _position_of_index(source: Source) -> NDArray[np.int64]:
     columns = [f"label_{name}" for name in names]
     table = source.read("train", columns)
     require_columns(table, columns, f"split 'train' in {source.folder}")
-    indices = index_of(*(np.asarray(table.column(column)) for column in columns))
+    try:
+        indices = index_of(*(np.asarray(table.column(column)) for column in columns))
+    except ValueError as error:
+        raise DataError(f"The factors in {source.folder} are not those of dSprites: {one_line(error)}.") from error
+    if len(np.unique(indices)) != len(indices):
+        raise DataError(f"{source.folder} does not hold every combination of dSprites' factors once.")
     position = np.empty(len(indices), np.int64)
     position[indices] = np.arange(len(indices))
     return position

@@ -248,6 +248,24 @@ def test_a_list_cannot_name_an_image_outside_its_folder(tmp_path: Path) -> None:
         described.encode(found, "train", FORMAT, None, None)
 
 
+def test_the_images_of_a_list_may_be_links(tmp_path: Path) -> None:
+    described: VtabTask = task_named("vtab/svhn")
+    found = lists(tmp_path, described)
+    line = (found.folder / "val200.txt").read_text().splitlines()[0]
+    image = found.folder / line.rpartition(" ")[0]
+    image.symlink_to(image.rename(tmp_path / "store.png"))
+    assert len(described.encode(found, "train", FORMAT, None, None)) == 1000
+
+
+def test_a_png_that_breaks_off_is_refused_by_its_row(flowers: Source) -> None:
+    content = bytearray(png(random_image(300)))
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    content[second : second + 4] = b"\0\0\0\0"
+    write(flowers.folder, "train", [png(random_image(4)), bytes(content)], label=[0, 0])
+    with pytest.raises(DataError, match=r"Image 1 of the split 'train' .* cannot be read: broken PNG file"):
+        task_named("image/flowers102").encode(flowers, "train", FORMAT, None, None)
+
+
 def test_the_subset_is_rebuilt_where_rows_are_numbered_as_in_the_original_files(tmp_path: Path) -> None:
     folder, content = tmp_path / "uoft-cs/cifar100/cifar100", png(random_image(4))
     for split, rows in (("train", 50_000), ("test", 10_000)):

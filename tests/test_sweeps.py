@@ -82,6 +82,15 @@ def test_the_methods_of_a_comparison_serve_every_kind_of_task(
         (("task=gsm8k", "task.form=merged"), "task.form=merged is unknown."),
         (("task=gsm8k", "task.template='{query}'"), "task.template has the field 'query'. Allowed: question."),
         (("task=vtab/svnh",), "Did you mean 'vtab/svhn'?"),
+        (("task=vtab/svhn", "task.order=svhm"), "task.order=svhm is unknown. Did you mean 'svhn'?"),
+        (
+            ("task=gsm8k", "task.stops='Question:'"),
+            "task.stops=Question: must be a list, such as task.stops=[Question:].",
+        ),
+        (("task=gsm8k", "task.max_new_tokens=null"), "task.max_new_tokens=None must be a whole number of at least 1."),
+        (("task=glue/mrpc", "task.headline=f_1"), "task.headline=f_1 is no metric of this task. Did you mean 'f1'?"),
+        (("task=superglue/rte", "task.diagnostics=[axc]"), "task.diagnostics=['axc']: 'axc' is unknown."),
+        (("task=commonsense/arc_easy", "task.reported_splits=[validation,test]"), "must be one split."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

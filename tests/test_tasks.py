@@ -23,6 +23,7 @@ from tasks.examples import TextExamples, Tokens
 from tasks.glue import GlueTask
 from tasks.locating import SAMPLES, resolve
 from tasks.sources import Source
+from tasks.text import tokenised
 from tests.conftest import CONFIGURATION, task_named
 
 # The benchmark's own table: rows of train and of each reported split on the hub.
@@ -203,6 +204,27 @@ def test_hub_data_in_the_local_cache_is_found_without_the_network(
     found = resolve(DataSettings("auto"), described)
     assert (found.kind, found.revision) == ("hub", described.revision)
     assert found.read("validation").num_rows > 0
+
+
+@pytest.mark.parametrize("config", GLUE)
+def test_a_glue_task_knows_the_names_of_its_metrics(config: str) -> None:
+    described, labels = task(config), np.array([0, 1, 1, 0])
+    examples = dict.fromkeys(described.reported_splits, labelled(labels.tolist()))
+    scores = described.score({split: {"prediction": labels} for split in examples}, examples)
+    assert sorted(scores.metrics) == sorted(described.metric_names)
+    assert scores.score == 100
+
+
+def test_long_tables_are_tokenised_in_parts(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    firsts, seconds = ["a film", "dull", "the best of all films"], ["b", "not dull", "c d"]
+    whole = tokenised(tokenizer, [firsts, seconds], 8)
+    monkeypatch.setattr("tasks.text.BLOCK", 2)
+    parts = tokenised(tokenizer, [firsts, seconds], 8)
+    assert whole.token_type_ids is not None
+    assert parts.token_type_ids is not None
+    for a, b in ((whole.input_ids, parts.input_ids), (whole.offsets, parts.offsets)):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(whole.token_type_ids, parts.token_type_ids)
 
 
 @pytest.fixture
