@@ -27,6 +27,7 @@ from bench.errors import UserError
 from bench.index import Index
 from bench.leaderboard import page
 from bench.leaderboard.boards import Boards
+from bench.leaderboard.comparisons import TOGETHER
 from bench.leaderboard.documents import NOT_SEPARABLE, UNTESTED, in_markdown, score
 from bench.leaderboard.parts import parts
 from bench.leaderboard.publish import FOLDER, publish
@@ -90,9 +91,8 @@ class Published:
 
 def block(rows: pd.DataFrame) -> str:
     """The top of the board with most rows, as Markdown, with its plot."""
-    largest = rows.groupby(["group", "task"])["row"].transform("size").argmax()
-    group, task = rows["group"].iloc[largest], rows["task"].iloc[largest]
-    board = as_records(rows[(rows["group"] == group) & (rows["task"] == task)])
+    largest = rows.groupby(TOGETHER)["row"].transform("size").argmax()
+    board = as_records(rows[(rows[TOGETHER] == rows[TOGETHER].iloc[largest]).all(axis=1)])
     first = board[0]
     lines = [
         f"`{first['task']}` on `{first['model']}`, {first['metric']}, {len(board)} rows, budget `{first['budget']}`, "
@@ -104,7 +104,7 @@ def block(rows: pd.DataFrame) -> str:
         "",
         f"Mean score in percent ± half of its 95 % interval over {_seeds(board)} seeds. {_separation(board)}",
         "",
-        f"![Score against trainable parameters, with the Pareto front]({_plot(group)})",
+        f"![Score against trainable parameters, with the Pareto front]({_plot(first['group'])})",
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,7 +124,7 @@ def _line(row: Mapping[str, Any]) -> str:
 def _separation(board: Sequence[Mapping[str, Any]]) -> str:
     """Which methods a paired test cannot tell from the best, and the smallest of them."""
     equal = [row for row in board[1:] if row["separable_from_best"] is False]
-    untested = sum(row["separable_from_best"] is None for row in board[1:])
+    untested = sum(pd.isna(row["separable_from_best"]) for row in board[1:])
     if untested:
         return f"{untested} of them could not be tested against the best ({UNTESTED})."
     if not equal:

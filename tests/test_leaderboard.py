@@ -296,7 +296,7 @@ def test_the_documents_show_methods_by_tasks_and_what_is_missing(tmp_path: Path)
     ]
     paper = (tmp_path / "leaderboard" / "leaderboard.tex").read_text()
     assert r"dora & 73,728 & -- & 91.0 \\" in paper
-    assert r"\begin{tabular}{lrrr}" in paper
+    assert r"\begin{longtable}{lrrr}" in paper
 
 
 def test_a_mark_says_how_a_score_stands_against_the_best() -> None:

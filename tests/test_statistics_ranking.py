@@ -111,7 +111,10 @@ def test_friedman_at_its_extremes() -> None:
     assert (nothing.chi_square, nothing.chi_square_p_value, nothing.f, nothing.f_p_value) == (0, 1, 0, 1)
     always = friedman(np.outer([3, 2, 1], np.ones(5)))
     assert always.chi_square == pytest.approx(10)  # N (k - 1), its greatest value
-    assert (always.f, always.f_p_value) == (math.inf, 0)
+    assert always.f == math.inf
+    assert always.f_p_value == pytest.approx(1 / 6**4), "all orders of three methods are as likely on each further task"
+    two = friedman(np.outer([2, 1], np.ones(4)))
+    assert two.f_p_value == pytest.approx(1 / 8), "as that of four coins that fall alike"
 
 
 @pytest.mark.parametrize("scores", [[[1.0, 2.0]], [[1.0], [2.0]]])

@@ -49,6 +49,8 @@ AVERAGED = [
     "pscp_b2_overhead",
     "pscp_b1_total",
 ]
+USUAL_SPAN = 10.0
+"""Of the learning rates that tuning tries, around the method's own; runs that do not say theirs have this one."""
 IDENTITY = ["held_out", "seed", "finished_at", "metric", "score"]
 COLUMNS = ["row", "group", *KEY, *IDENTITY, *AVERAGED, "combined_score", "learning_rate"]
 DERIVED: dict[str, type] = {
@@ -140,7 +142,10 @@ def _section(record: RunRecord, name: str) -> Mapping[str, Any]:
 
 
 def _effort(record: RunRecord) -> str:
-    return f"{record.tuning}, {record.tuning_trials} trials of {record.tuning_steps} steps"
+    """How the settings were found; the range of the learning rates where it is not the usual one."""
+    span = _section(record, "tuning").get("span", USUAL_SPAN)
+    others = "" if span == USUAL_SPAN else f", rates over a span of {span:g}"
+    return f"{record.tuning}, {record.tuning_trials} trials of {record.tuning_steps} steps{others}"
 
 
 def _hardware(record: RunRecord) -> str:

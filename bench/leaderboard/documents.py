@@ -55,21 +55,20 @@ def _markdown(tables: Iterable[Table]) -> str:
 
 
 def _latex(tables: Iterable[Table]) -> str:
-    """`table` environments for the package booktabs."""
+    """Tables for the packages longtable and booktabs: a table of many methods goes on on the next page."""
     parts: list[str] = []
     for title, header, body in tables:
         lines = [" & ".join(map(_in_latex, line)) + r" \\" for line in (header, *body)]
         parts += [
-            r"\begin{table}",
-            rf"\caption{{{_in_latex(title)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            rf"\begin{{longtable}}{{l{'r' * (len(header) - 1)}}}",
+            rf"\caption{{{_in_latex(title)}}} \\",
             r"\toprule",
             lines[0],
             r"\midrule",
+            r"\endhead",
             *lines[1:],
             r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
+            r"\end{longtable}",
         ]
     return "\n".join(parts) + "\n"
 

@@ -32,6 +32,8 @@ HEIGHT = 340
 FRONT: Mapping[str, Any] = {"interpolate": "step-after", "color": GREY, "strokeWidth": 1.5}
 ROUND = "indexof(['1', '3'], slice(format(datum.value, '.0e'), 0, 1)) >= 0"
 """Whether a tick of a logarithmic axis begins with 1 or 3."""
+NAMES_ABOVE = (-4, -17, 18)
+"""How far from their marks the names of neighbours stand, in pixels, so that they do not run into each other."""
 STEP = 20
 """Height of a bar with its gap, in pixels."""
 
@@ -52,6 +54,8 @@ class Plot:
     scope: str = ONE
     needs: str | None = None
     """The list that an entry must have to appear in it."""
+    lines: bool = False
+    """Whether it has a line for each method."""
 
     def entries(self, members: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Those that it can show."""
@@ -67,7 +71,18 @@ def scores(data: Data, families: Sequence[str]) -> Any:
     """
     some = alt.Chart(data).transform_filter("datum.trainable_parameters > 0")
     none = alt.Chart(data).transform_filter("datum.trainable_parameters === 0")
-    named = some.transform_filter("datum.on_front || datum.family == 'references'")
+    named = some.transform_filter("datum.on_front || datum.family == 'references'").transform_window(
+        number="row_number()", sort=[alt.SortField("trainable_parameters")]
+    )
+    bars = (
+        some.transform_filter("isValid(datum.score_low)")
+        .transform_joinaggregate(lowest="min(score_mean)", highest="max(score_mean)")
+        .transform_calculate(margin="max(1, (datum.highest - datum.lowest) / 4)")
+        .transform_calculate(
+            low="max(datum.score_low, datum.lowest - datum.margin)",
+            high="min(datum.score_high, datum.highest + datum.margin)",
+        )
+    )
     scale = alt.Scale(type="log", nice=False, padding=28)
     across = alt.X("trainable_parameters:Q", title="trainable parameters", scale=scale, axis=_decades())
     up = alt.Y("score_mean:Q", title="score, %", scale=alt.Scale(zero=False))
@@ -76,11 +91,18 @@ def scores(data: Data, families: Sequence[str]) -> Any:
         none.mark_rule(strokeDash=[4, 4], color=GREY).encode(y=up),
         none.mark_text(**beside, dx=4, dy=-3).encode(x=alt.value(0), y=up, text="label:N"),
         some.transform_filter("datum.on_front").mark_line(**FRONT).encode(x=across, y=up),
-        some.mark_rule(opacity=0.55).encode(x=across, y="score_low:Q", y2="score_high:Q", color=_family(families)),
+        bars.mark_rule(opacity=0.55).encode(
+            x=across, y=alt.Y("low:Q", title="score, %"), y2="high:Q", color=_family(families)
+        ),
         some.mark_point(filled=True, size=75, opacity=1).encode(
             x=across, y=up, color=_family(families), shape=_shape(families), tooltip=_tooltip()
         ),
-        named.mark_text(**beside, dx=6, dy=-4).encode(x=across, y=up, text="label:N"),
+        *(
+            named.transform_filter(f"datum.number % {len(NAMES_ABOVE)} == {place}")
+            .mark_text(**beside, dx=6, dy=dy)
+            .encode(x=across, y=up, text="label:N")
+            for place, dy in enumerate(NAMES_ABOVE)
+        ),
     ).properties(height=HEIGHT)
 
 
@@ -111,7 +133,7 @@ def _stack(
         .transform_aggregate(value="sum(value)", groupby=["label", "part", "place"])
         .mark_bar()
         .encode(
-            x=alt.X("value:Q", title=unit),
+            x=alt.X("value:Q", title=unit, axis=alt.Axis(orient="top")),
             y=alt.Y("label:N", title=None, sort=alt.EncodingSortField("value", op="sum"), axis=_names()),
             color=alt.Color("part:N", title=None, scale=scale),
             order=alt.Order("place:Q"),
@@ -130,7 +152,7 @@ def learning_rates(data: Data, families: Sequence[str]) -> Any:
     near = alt.selection_point(name="near", fields=["label"], on="pointerover", clear="pointerout")
     base = alt.Chart(data)
     scale = alt.Scale(type="log", nice=False, padding=12)
-    across = alt.X("relative:Q", title="learning rate, times the method's own", scale=scale, axis=_decades())
+    across = alt.X("relative:Q", title="rate, times the method's own", scale=scale, axis=_decades())
     up = alt.Y("held_out:Q", title="held-out score, %", scale=alt.Scale(zero=False))
     tooltip = [
         alt.Tooltip("label:N", title="method"),
@@ -185,7 +207,7 @@ def ranks(data: Data, families: Sequence[str]) -> Any:
         scale=alt.Scale(domain=[0, 1], range=["#08519c", "#6baed6", "#eff3ff"]),
         legend=None,  # the cells say it
     )
-    text = alt.condition("datum.place < 0.4", alt.value("#ffffff"), alt.value("#10243e"))
+    text = alt.condition("datum.place < 0.2", alt.value("#ffffff"), alt.value("#000000"))
     return alt.layer(
         base.mark_rect(cornerRadius=2, stroke=None).encode(x=across, y=down, color=colour, tooltip=_tooltip()),
         base.mark_text(fontSize=11).encode(x=across, y=down, text="rank:Q", color=text),
@@ -201,10 +223,13 @@ def mean_ranks(data: Data, families: Sequence[str]) -> Any:
     across = alt.Scale(zero=False)
     return alt.layer(
         base.mark_rule(strokeWidth=2, opacity=0.55).encode(
-            x=alt.X("low:Q", title="mean rank", scale=across), x2="high:Q", y=down, color=_family(families)
+            x=alt.X("low:Q", title="mean rank", scale=across, axis=alt.Axis(orient="top")),
+            x2="high:Q",
+            y=down,
+            color=_family(families),
         ),
         base.mark_point(filled=True, size=60, opacity=1).encode(
-            x=alt.X("mean_rank:Q", title="mean rank", scale=across),
+            x=alt.X("mean_rank:Q", title="mean rank", scale=across, axis=alt.Axis(orient="top")),
             y=down,
             color=_family(families),
             tooltip=[
@@ -219,8 +244,9 @@ def mean_ranks(data: Data, families: Sequence[str]) -> Any:
 PLOTS: Mapping[str, Plot] = {
     "scores": Plot(
         "Score and trainable parameters",
-        "Up and to the left is better. A bar is the 95 % interval over seeds. The line is the Pareto front: no other "
-        "method has a higher score with as few parameters. A dashed line is a method that trains the task head alone.",
+        "Up and to the left is better. A bar is the 95 % interval over seeds, cut off where it would dwarf the scores. "
+        "The line is the Pareto front: no other method has a higher score with as few parameters. A dashed line is a "
+        "method that trains the task head alone.",
         scores,
     ),
     "memory": Plot(
@@ -236,14 +262,16 @@ PLOTS: Mapping[str, Plot] = {
         learning_rates,
         TASK,
         needs="rates",
+        lines=True,
     ),
-    "training": Plot("Training curves", "Training loss; first seed.", training, TASK, needs="steps"),
+    "training": Plot("Training curves", "Training loss; first seed.", training, TASK, "steps", lines=True),
     "profiles": Plot(
         "Performance profiles",
         "The share of a method's runs, over seeds and tasks, that score above a threshold. Higher is better.",
         profiles,
         MEAN,
         needs="thresholds",
+        lines=True,
     ),
     "critical-differences": Plot(
         "Mean ranks and critical differences",

@@ -45,12 +45,14 @@ function chooseGroups() {
   chooseTasks();
 }
 
-/** The tasks of the chosen group; a group that has rows over all tasks opens with them. */
+/** The tasks of the chosen group; it opens with its means over tasks, unless a single task has more methods. */
 function chooseTasks() {
   const members = rows.filter((row) => row.group === find("group").value);
   const tasks = distinct(members.map((row) => row.task));
-  const over = members.find((row) => row.over_tasks)?.task;
-  options(find("task"), tasks, tasks.includes(find("task").value) ? find("task").value : over ?? "", "all");
+  const methods = (task) => members.filter((row) => row.task === task).length;
+  const mean = members.find((row) => row.over_tasks)?.task;
+  const over = tasks.reduce((most, task) => (methods(task) > methods(most) ? task : most), mean ?? tasks[0]);
+  options(find("task"), tasks, tasks.includes(find("task").value) ? find("task").value : tasks.length > 1 ? over : "", "all");
   options(find("plot-task"), tasks, find("plot-task").value || over);
   const group = groups.get(find("group").value);
   const facts = group ? Object.entries(FACTS).map(([key, title]) =>
@@ -69,7 +71,7 @@ function followTask() {
 function remaining() {
   const words = find("text").value.toLowerCase().split(/\s+/).filter(Boolean);
   return rows.filter((row) => {
-    const text = `${row.label} ${row.task} ${row.family}`.toLowerCase();
+    const text = `${row.label} ${row.family}`.toLowerCase();
     return row.group === find("group").value &&
       words.every((word) => text.includes(word)) &&
       (!find("family").value || row.family === find("family").value);

@@ -40,7 +40,7 @@ class Plot {
   /** It is drawn when it comes into view, and again when it is in view and its rows change. */
   constructor(name, { title, reading, scope, needs, specification }) {
     Object.assign(this, { scope, needs, specification, rows: [], stale: true, seen: false });
-    this.place = element("div", { className: "chart" });
+    this.place = element("div", { className: "chart", role: "region", "aria-label": title });
     const caption = element("figcaption", {}, element("h3", { textContent: title }), element("p", { textContent: reading }));
     this.figure = element("figure", { id: `plot-${name}` }, caption, this.place);
     new IntersectionObserver(([entry]) => {
@@ -81,6 +81,7 @@ class Plot {
     };
     const data = { datasets: { entries: this.rows }, height: this.height };
     this.view = await window.vegaEmbed(this.place, { ...this.specification, ...data }, options);
+    this.place.tabIndex = this.place.scrollHeight > this.place.clientHeight ? 0 : -1;
   }
 
   /** In pixels; a chart with a bar or a line of cells per method grows with them. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ from bench.leaderboard.page.entries import Entry
 GROUPS = 3
 """Of more groups only the largest have plots in files."""
 WIDTH = 640
-SMALL, HEIGHT_OF_SMALL, COLUMNS = 260, 200, 3
-"""Of a plot that is drawn task by task."""
+SMALL, HEIGHT_OF_SMALL, COLUMNS = 190, 110, 4
+"""Of a plot that is drawn method by method."""
 AS_PNG = "scores"
 PIXELS_PER_POINT = 2
 INK, FAINT, LINES = "#1d2530", "#5b6573", "#e3e7ec"
@@ -54,17 +55,24 @@ def files(entries: Sequence[Entry], titles: Mapping[str, str]) -> dict[str, byte
 
 
 def _specification(plot: Plot, members: Sequence[Entry], families: Sequence[str], title: str) -> dict[str, Any] | None:
-    """A plot with its data: over all tasks where the entries are, else task by task; None for a single method."""
+    """A plot with its data; None where there is too little to compare.
+
+    Of what shows one task or mean at a time, the one with most methods. What draws lines, which only pointing at tells
+    apart, has a panel for each method.
+    """
     shown = plot.entries(members)
-    shown = [entry for entry in shown if entry["over_tasks"]] or shown
-    if len({entry["label"] for entry in shown}) < 2:
+    if plot.scope != EVERY:
+        counted = Counter(entry["task"] for entry in shown)
+        means = {entry["task"] for entry in shown if entry["over_tasks"]}
+        widest = max(counted, key=lambda task: (counted[task], task in means), default=None)
+        shown = [entry for entry in shown if entry["task"] == widest]
+    tasks = list(dict.fromkeys(entry["task"] for entry in shown))
+    if len({entry["label"] for entry in shown}) < 2 or (plot.scope == EVERY and len(tasks) < 2):
         return None
     chart = plot.chart(alt.NamedData(name=DATA), families)
-    tasks = list(dict.fromkeys(entry["task"] for entry in shown))
-    if plot.scope != EVERY and len(tasks) > 1:
-        facets = alt.Facet("task:N", title=None)
+    if plot.lines:
+        facets = alt.Facet("label:N", title=None)
         chart = chart.properties(width=SMALL, height=HEIGHT_OF_SMALL).facet(facet=facets, columns=COLUMNS)
-        chart = chart.resolve_scale(y="independent")
     else:
         chart = chart.properties(width=WIDTH)
     subtitle = f"{tasks[0]}: {title}" if len(tasks) == 1 else title

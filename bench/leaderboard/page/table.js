@@ -24,7 +24,7 @@ const COLUMNS = [
   { key: "rank", title: "Rank", number: true, text: String },
   { key: "label", title: "Method" },
   { key: "score_mean", title: "Score, %", number: true, falling: true },
-  { key: "standing", title: "Against\nbest" },
+  { key: "standing", title: "Against\nbest", order: Object.keys(STANDINGS) },
   { key: "task", title: "Task" },
   { key: "seeds", title: "Seeds", number: true, text: String },
   { key: "trainable_parameters", title: "Trainable\nparams", number: true, text: grouped.format },
@@ -73,9 +73,11 @@ function element(tag, properties = {}, ...children) {
 function ordered(rows, { key, falling }) {
   if (key === null) return rows;
   const sign = falling ? -1 : 1;
+  const order = COLUMNS.find((column) => column.key === key)?.order;
+  const place = (row) => (order ? order.indexOf(row[key]) : row[key]);
   const compare = (one, other) => (typeof one === "number" ? one - other : String(one).localeCompare(String(other)));
   const known = rows.filter((row) => row[key] !== null);
-  return [...known.sort((one, other) => sign * compare(one[key], other[key])), ...rows.filter((row) => row[key] === null)];
+  return [...known.sort((one, other) => sign * compare(place(one), place(other))), ...rows.filter((row) => row[key] === null)];
 }
 
 function drawHead(head, sort, onSort) {

@@ -71,7 +71,8 @@ def friedman(scores: ArrayLike) -> Friedman:
 
     chi² = 12 N / (k (k + 1)) · (Σ R² - k (k + 1)² / 4) for k methods with mean ranks R on N tasks, k - 1 degrees of
     freedom; F = (N - 1) chi² / (N (k - 1) - chi²), k - 1 and (k - 1)(N - 1) degrees (Demšar 2006, section 3.2.2). Ties
-    are not corrected for, as there, which makes both conservative; chi² needs N > 10 and k > 5 to be accurate. Raises
+    are not corrected for, as there, which makes both conservative; chi² needs N > 10 and k > 5 to be accurate. No
+    p-value of F is below k!^-(N - 1), the probability that all tasks rank equal methods alike by chance. Raises
     ValueError for fewer than two methods or two tasks.
     """
     places = ranks(scores)
@@ -82,11 +83,12 @@ def friedman(scores: ArrayLike) -> Friedman:
     chi_square = 12 * tasks / (methods * (methods + 1)) * (squares - methods * (methods + 1) ** 2 / 4)
     chi_square, left = max(0.0, chi_square), tasks * (methods - 1) - chi_square
     f = (tasks - 1) * chi_square / left if left > 1e-9 else math.inf
+    all_alike = math.exp(-(tasks - 1) * math.lgamma(methods + 1))
     return Friedman(
         chi_square=chi_square,
         chi_square_p_value=float(stats.chi2.sf(chi_square, methods - 1)),
         f=f,
-        f_p_value=float(stats.f.sf(f, methods - 1, (methods - 1) * (tasks - 1))),
+        f_p_value=max(float(stats.f.sf(f, methods - 1, (methods - 1) * (tasks - 1))), all_alike),
     )
 
 
