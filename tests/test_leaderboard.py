@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from bench.leaderboard.boards import Boards, Sources
+from bench.leaderboard.columns import USUAL_SPAN
 from bench.leaderboard.documents import LEGEND, documents
 from bench.leaderboard.documents import score as in_document
 from bench.leaderboard.overall import averages, overall
@@ -20,6 +21,7 @@ from bench.leaderboard.publish import publish
 from bench.leaderboard.rows import last_of_each_seed, rows_of
 from bench.leaderboard.task_sets import over_equal_tasks
 from bench.record import RunRecord
+from bench.settings import TuningSettings
 from bench.store import Store
 from tasks.metrics.averages import GLUE_EIGHT, SUPERGLUE_EIGHT
 from tests.conftest import runs_of
@@ -335,6 +337,14 @@ def test_a_benchmarks_average_is_its_own_and_missing_while_a_task_is() -> None:
 def test_subsets_of_one_task_are_never_averaged_together() -> None:
     runs = [record(settings_id="x", task="vtab/dtd", data_subset=kind) for kind in ("official", "resampled 0123")]
     assert sorted(rows_of(runs_of(runs))["data_subset"]) == ["official", "resampled"]
+
+
+def test_rates_from_another_span_are_another_effort() -> None:
+    assert TuningSettings.span == USUAL_SPAN
+    tuned = {"tuning": "grid", "tuning_trials": 5, "tuning_steps": 150}
+    runs = [record(**tuned, settings_id="x", settings={"tuning": {"span": span}}) for span in (10.0, 1000.0)]
+    efforts = ["grid, 5 trials of 150 steps", "grid, 5 trials of 150 steps, rates over a span of 1000"]
+    assert sorted(rows_of(runs_of(runs))["tuning"]) == efforts
 
 
 def test_superglue_needs_all_eight() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("altair")
 from bench.leaderboard.boards import Boards, Sources
-from bench.leaderboard.page import assembly
+from bench.leaderboard.page import assembly, plots
 from bench.leaderboard.page import entries as rows
 from bench.leaderboard.page.cards import cards
 from bench.leaderboard.page.details import COMMAND, POINTS, Details, details_of
@@ -67,6 +67,22 @@ class TestEntries:
         assert [row["method"] for row in shown] == ["method8", "method7", "method6"]
         assert {row["of"] for row in shown} == {9}
         assert "This page shows 3 of 9 rows" in assembly.page(boards, shown, demonstration=False)
+
+    def test_plots_show_the_task_that_most_methods_have(self) -> None:
+        def drawn(on_the_second: str) -> str:
+            tasks = {"glue/sst2": "abc", "glue/mrpc": on_the_second}
+            runs = [
+                record(settings_id="x", method=method, task=task)
+                for task, methods in tasks.items()
+                for method in methods
+            ]
+            found = entries_of(*runs)
+            group = found[0]["group"]
+            return plots.files(found, {group: "the group"})[f"{group}/scores.svg"].decode()
+
+        assert "glue/sst2: the group" in drawn("a")
+        assert "glue/sst2: the group" in drawn("ab")
+        assert "mean of 2 tasks: the group" in drawn("abc")
 
     def test_the_front_is_what_nothing_betters_in_both(self) -> None:
         rows = {"a": (10, 50.0), "b": (20, 60.0), "c": (30, 55.0), "d": (40, 70.0)}

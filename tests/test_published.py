@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bench.audit import audit
 from bench.bundle import unpack
+from bench.leaderboard.boards import Boards, Sources
+from bench.record import RunRecord
 from scripts import publish_board
-from tests.conftest import ROOT
+from tests.conftest import ROOT, runs_of
+from tests.test_record import record
 
 BUNDLE = publish_board.BUNDLE
 
@@ -26,6 +30,31 @@ def test_tables_and_readme_follow_from_the_published_runs_byte_for_byte() -> Non
 def test_the_published_runs_hold(tmp_path: Path) -> None:
     assert unpack(BUNDLE, tmp_path) > 0
     assert audit(tmp_path) == []
+
+
+def rows_of_runs(*runs: RunRecord) -> pd.DataFrame:
+    return Boards.of(Sources(runs_of(runs), runs_of([]), Path("nowhere"))).rows
+
+
+def test_the_readme_shows_one_revision_of_a_task() -> None:
+    scores = {"1": {"a": 80.0, "b": 70.0, "c": 60.0}, "2": {"d": 99.0, "e": 60.0}}
+    runs = [
+        record(settings_id="x", method=method, data_revision=revision, score=score)
+        for revision, of_revision in scores.items()
+        for method, score in of_revision.items()
+    ]
+    text = publish_board.block(rows_of_runs(*runs))
+    assert "3 rows" in text
+    assert [line.split("|")[2].strip() for line in text.splitlines() if "`" in line and "|" in line] == [
+        "`a`",
+        "`b`",
+        "`c`",
+    ]
+
+
+def test_the_readme_says_where_nothing_was_tested() -> None:
+    text = publish_board.block(rows_of_runs(record(settings_id="x"), record(settings_id="x", method="b", score=1.0)))
+    assert "1 of them could not be tested against the best" in text
 
 
 @pytest.mark.parametrize("name", ["glue.csv", "comparisons.csv", "leaderboard.md", "extra.csv", "README.md"])
