@@ -17,7 +17,7 @@ FAILED = 1
 
 def new_console() -> Console:
     """Where runs show what they do."""
-    return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def refuse(error: UserError) -> int:

@@ -113,7 +113,11 @@ def _method(settings: str, names: Names, model: ModelSettings, task: Task, max_l
         served = ", ".join(sorted(method.kinds))
         raise SettingsError(f"method={names.method} serves {served}; task={names.task} is {task.kind}.")
     method.max_length = max_length
-    method.check(backbone.skeleton(model, task.kind, task.outputs))
+    anatomy = backbone.skeleton(model, task.kind, task.outputs)
+    try:
+        method.check(anatomy)
+    except TypeError as error:  # a word for a number whose default is null
+        raise SettingsError(f"method={names.method} cannot take these settings: {one_line(error)}.") from error
     return method
 
 

@@ -35,7 +35,7 @@ class RunRecord:
     model: str = required("Name of the pretrained backbone in `conf/model`.")
     task: str = required("Name of the task in `conf/task`.")
     seed: int = required("Seed of the head, the method, the data order and dropout.")
-    budget: str = required("How much training and evaluation: smoke, quick or full.")
+    budget: str = required("How much training and evaluation: smoke, quick, full, trial, vtab_select or vtab_final.")
     data_source: str = required("Where the data came from: hub, mirror or sample.")
     precision: str = required("What matrix products compute in: fp32, bf16 or fp16.")
     device: str = required("Kind of device: cpu, cuda or mps.")
@@ -59,7 +59,8 @@ class RunRecord:
     evaluation_examples: int | None = column("Number of examples evaluated, diagnostic sets included.")
     dropped_train_examples: int | None = column("Training examples left out because they exceed `training.max_length`.")
     data_subset: str | None = column(
-        "Which examples were taken where a benchmark prescribes a subset: `official`, or `resampled` with a hash."
+        "Which examples were taken where a benchmark prescribes a subset: `official` or `rebuilt`, which are the same, "
+        "or `resampled` with a hash."
     )
     input_processing: dict[str, Any] = column(
         "How images were prepared: size, resampling, mean and standard deviation.", default={}

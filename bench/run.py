@@ -48,6 +48,10 @@ def main() -> int:
         return run_single(arguments, console)
     except (HydraException, OmegaConfBaseException) as error:
         return refuse(SettingsError(validation.explain(error)))
+    except AssertionError as error:
+        if validation.NO_ROOT not in str(error):
+            raise
+        return refuse(SettingsError(validation.explain(error)))
     except UserError as error:
         return refuse(error)
     except Stopped as stop:

@@ -157,6 +157,9 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
 def validated(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()) -> RunSettings:
     """The typed settings of the configuration that these overrides make. Raises SettingsError."""
     elsewhere = tuple(override for override in overrides if override.startswith(SEARCH_PATH))
+    for axis, choice in choices.items():
+        if str(choice).rpartition("/")[2].startswith("_"):  # what other files begin with
+            raise SettingsError(validation.unknown_option(f"{axis}/{choice}"))
     defaults = {section: _chosen_yaml(section, choices[section], elsewhere) for section in validation.OPEN_SECTIONS}
     return validation.validate(config, defaults)
 

@@ -270,8 +270,9 @@ def _check(settings: RunSettings, overrides: Sequence[str]) -> None:
             raise SettingsError(f"{key} is what tuning={settings.tuning.name} chooses and cannot be set as well.")
     tunable = [f"method.{name}" for name in settings.method if name not in NOT_SETTABLE]
     tunable += [f"training.{name}" for name in vars(settings.training)]
+    tunable = [key for key in tunable if key not in (LEARNING_RATE, *TRIALS_OWN)]
     for key, values in settings.tuning.choices.items():
-        if key not in tunable or key in (LEARNING_RATE, *TRIALS_OWN):
+        if key not in tunable:
             raise SettingsError(f"tuning.extra.{key} is no setting to choose.{nearest(key, tunable)}")
         if not values:
             raise SettingsError(f"tuning.extra.{key} needs a list of values to choose among.")

@@ -6,6 +6,7 @@ of the YAML's own value in the open sections `method` and `task`), and ranges (o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -20,6 +21,8 @@ from bench.settings import RunSettings
 
 CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
 SEED_LIMIT = 2**32
+NO_ROOT = "Unexpected type for root: NoneType"
+"""What OmegaConf asserts where a setting stands below one that is null."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,15 @@ RANGES: Mapping[str, Range] = {
     "bottleneck": COUNT,
     "checkpoint_minutes": POSITIVE,
     "checkpoint_steps": COUNT,
+    "consistency_weight": NOT_NEGATIVE,
     "cpus_per_task": COUNT,
     "dropout": PROBABILITY,
     "epochs": POSITIVE,
     "evaluation_batch_size": COUNT,
     "evaluation_examples": COUNT,
+    "image_size": COUNT,
     "initial_rank": COUNT,
+    "keep_ratio": Range(above=0, at_most=1),
     "learning_rate": POSITIVE,
     "length": COUNT,
     "log_steps": COUNT,
@@ -130,6 +136,8 @@ def validate(config: DictConfig, defaults: Mapping[str, Mapping[str, Any]]) -> R
             f"hardware.machines={settings.hardware.machines} needs SLURM, which starts the processes on the other "
             "machines: choose hardware=slurm/NAME."
         )
+    if settings.tuning.extra and settings.tuning.name == "none":
+        raise SettingsError("tuning.extra needs tuning=grid or tuning=optuna.")
     if settings.hardware.split and processes == 1:
         raise SettingsError("hardware.split=true needs more than one process (hardware.processes, hardware.machines).")
     return settings
@@ -146,8 +154,13 @@ def _check_open(section: str, values: Mapping[str, Any], default: Mapping[str, A
             raise SettingsError(f"{name} states a fact about the code and cannot be set.")
         if isinstance(expected, Mapping) and isinstance(value, Mapping):
             _check_open(name, value, expected)
-        elif not _same_type(value, expected):
-            raise SettingsError(f"{name}={value} must be {_type_name(expected)}, like its default {expected}.")
+        elif not _same_type(value, expected) or (section == "method" and value is None and expected is not None):
+            shown = "null" if value is None else value
+            raise SettingsError(f"{name}={shown} must be {_type_name(expected)}, like its default {expected}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise SettingsError(f"{name}={value} must be a finite number.")
+        elif section == "method" and expected and isinstance(expected, list) and not value:
+            raise SettingsError(f"{name}={value} must name at least one, like its default {expected}.")
 
 
 def _settable(default: Mapping[str, Any]) -> list[str]:
@@ -202,12 +215,14 @@ def explain(error: BaseException) -> str:
     text = str(error)
     absent = re.search(r"Could not find '([^']+)'", text)
     if absent:
-        return _unknown_option(absent.group(1), getattr(error, "options", None) or [])
+        return unknown_option(absent.group(1), getattr(error, "options", None) or [])
     if "Ambiguous value" in text:
         what = text.splitlines()[0].replace("Ambiguous value for argument", "A list of values in")
         return f"{what}: add -m to sweep over it."
-    if "Unexpected type for root: NoneType" in text:
+    if NO_ROOT in text:
         return "Settings below hardware.slurm belong to hardware=slurm/NAME."
+    if "ConfigLoader is not set" in text:
+        return "glob() cannot be used here: list the choices, as in method=lora,dora."
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _unknown_key(unknown.group(1), error)
@@ -220,7 +235,7 @@ def explain(error: BaseException) -> str:
     return f"{subject}: {first}." if subject else f"{first}."
 
 
-def _unknown_option(path: str, beside: Sequence[str]) -> str:
+def unknown_option(path: str, beside: Sequence[str] = ()) -> str:
     """A sentence about a choice that an axis does not have, such as "task/glue/sst3"; `beside` it are these."""
     axis, _, name = path.partition("/")
     files = (CONFIGURATION / axis).rglob("*.yaml")
@@ -233,7 +248,7 @@ def _unknown_key(key: str, error: BaseException) -> str:
     section, _, word = key.rpartition(".")
     parent = getattr(error.__cause__, "parent_node", None)
     if isinstance(parent, DictConfig) and not parent:
-        return f"{key} is empty: write +{key}.NAME=VALUE to add to it."
+        return f"{key} is no setting yet: write +{key}=VALUE to add it."
     words = [str(name) for name in parent] if isinstance(parent, DictConfig) else [f.name for f in fields(RunSettings)]
     prefix = f"{section}." if section else ""
     return f"{prefix}{word} is no setting.{suggestion(word, [name for name in words if name not in NOT_SETTABLE])}"

@@ -1,6 +1,6 @@
 """What a training step of each method costs, against PEFT's LoRA of the same rank and targets.
 
-    python scripts/benchmark_methods.py [data.root=FOLDER] [model=minilm-l6] [--methods mos nola] [--steps 60]
+    python scripts/benchmark_methods.py [data.root=FOLDER] [model=minilm] [--methods mos nola] [--steps 60]
 
 Method and LoRA train the same model on the same batches and take turns step by step, so that a machine that slows down
 slows both; the ratio is formed within a turn. A run of `--steps` steps goes through all phases of a method's schedule,

@@ -52,6 +52,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="an empty folder for everything (default: a temporary one)")
     parser.add_argument("--limit-minutes", type=float, default=30, help="give up then (default: 30)")
     arguments, overrides = parser.parse_known_args()
+    if arguments.kills < 0 or arguments.runs < 1:
+        parser.error("--kills must be at least 0, and --runs at least 1.")
+    if arguments.folder is not None and arguments.folder.exists() and any(arguments.folder.iterdir()):
+        parser.error(f"--folder {arguments.folder} is not empty.")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children would ignore it
     with _folder(arguments.folder) as folder:
         return soak(

@@ -55,6 +55,8 @@ def chosen_runs(results: Path, methods: list[str], conditions: list[str]) -> pd.
     if not results.is_dir():
         raise SettingsError(f"{results} is no folder.")
     runs = last_of_each_seed(Index.refreshed(results).runs)
+    if runs.empty:
+        raise SettingsError(f"{results} has no complete run; scripts/leaderboard.py merges what is published.")
     for method in methods:
         if method not in set(runs["method"]):
             raise SettingsError(f"no complete run of the method {method}.{suggestion(method, set(runs['method']))}")

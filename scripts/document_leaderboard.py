@@ -101,7 +101,7 @@ SHARED = {
     "task_settings_id": "Hash of the task's settings but for where its data come from; `unknown` in old records.",
     "settings_id": "Hash of method settings and recipe: what the seeds of one row share; `-b` and the size of its "
     "forward passes follow where `hardware.per_device_batch_size` sets one.",
-    "data_subset": "`official` or `resampled` where the benchmark prescribes a subset, else `whole`.",
+    "data_subset": "`official`, `rebuilt` or `resampled` where the benchmark prescribes a subset, else `whole`.",
     "hardware": "The device, with the number of processes where there are several.",
     "software": "Versions of the libraries that compute.",
     "task_set": "Name of the set of tasks: a hash of `tasks`.",

@@ -23,6 +23,9 @@ def main() -> int:
     if not results.is_dir():
         print(f"error: {results} is no folder.", file=sys.stderr)
         return 2
+    if not record_files(results):
+        print(f"error: {results} has no records; scripts/import_results.py checks a bundle.", file=sys.stderr)
+        return 2
     found = audit(results)
     for finding in found:
         print(f"{finding.path}: {finding.what}")
