@@ -141,7 +141,7 @@ def test_two_processes_go_on_after_an_interruption_bit_identical(tiny_bert: Path
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
-    rarely = [*settings(tiny_bert, 2), "training.log_steps=24"]
+    rarely = [*settings(tiny_bert, 2), "training.log_steps=24", "measure.compute=true"]
     assert run_in(whole, *rarely).returncode == 0
     process = started(parts, *rarely, "training.checkpoint_steps=5")
     waited_for(lambda: checkpoints(parts), process)
@@ -153,7 +153,8 @@ def test_two_processes_go_on_after_an_interruption_bit_identical(tiny_bert: Path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goes on from step" in done.stdout
     (first, undisturbed), (second, resumed) = the_record(whole), the_record(parts)
-    assert tokens_per_sample(resumed) == pytest.approx(tokens_per_sample(undisturbed), rel=1e-9)
+    for name in ("train_flops", "train_flops_per_token"):  # of all steps of both processes
+        assert getattr(resumed, name) == getattr(undisturbed, name) is not None, name
     name = "adapter/adapter.safetensors"
     assert (first / name).read_bytes() == (second / name).read_bytes()
     assert losses(whole) == losses(parts)
