@@ -15,9 +15,9 @@ FAILED = 1
 """Exit code of a run that failed and left a record."""
 
 
-def new_console() -> Console:
-    """Where runs show what they do."""
-    return Console(soft_wrap=True, highlight=False, markup=False)
+def new_console(quiet: bool = False) -> Console:
+    """Where runs show what they do, unless they are to be quiet."""
+    return Console(soft_wrap=True, highlight=False, markup=False, quiet=quiet)
 
 
 def refuse(error: UserError) -> int:

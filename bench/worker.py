@@ -18,10 +18,10 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from bench import recipe, signals
 from bench.bookkeeping import traceback_file
+from bench.console import new_console
 from bench.context import Terms
 from bench.errors import UserError, one_line
 from bench.files import write_json
@@ -76,7 +76,7 @@ def _work(assignment: dict[str, Any], team: Team) -> RunRecord:
     with signals.listening() as stop:
         terms = Terms(
             Path(assignment["folder"]),
-            Console(soft_wrap=True, highlight=False, quiet=not team.is_first),
+            new_console(quiet=not team.is_first),
             stop,
             team,
             assignment["micro_batch_size"],
