@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from bench import settings, status, sweep, validation
+from bench import samplers, settings, status, sweep, validation
 from bench.console import FULL_ERROR, new_console, refuse
 from bench.errors import SettingsError, UserError
 from bench.in_process import carry_out, carry_out_all
@@ -99,7 +99,9 @@ def _composed(config: DictConfig) -> Plan:
     choices = chosen.runtime.choices
     elsewhere = [override for override in chosen.overrides.hydra if override.startswith(sweep.SEARCH_PATH)]
     overrides = [*elsewhere, *chosen.overrides.task]
-    return plan(sweep.validated(config, choices, overrides), Names.of(choices), overrides)
+    validated = sweep.validated(config, choices, overrides)
+    samplers.check(validated, overrides)
+    return plan(validated, Names.of(choices), overrides)
 
 
 def _run_composed(todo: Plan | UserError, console: Console) -> int:

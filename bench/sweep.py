@@ -19,7 +19,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bench import provenance, validation
+from bench import provenance, samplers, validation
 from bench.errors import SettingsError, StorageError, UserError, one_line
 from bench.files import write_json
 from bench.identity import ID_LENGTH, digest
@@ -77,6 +77,8 @@ def planned(overrides: Sequence[str]) -> Sweep:
     refused: list[tuple[list[str], UserError]] = []
     validated_runs = list(expanded(overrides))
     _check_one_place([settings for _, settings, _ in validated_runs])
+    for own, settings, _ in validated_runs:
+        samplers.check(settings, own)
     for own, settings, choices in validated_runs:
         try:
             plans.append(plan(settings, Names.of(choices), own))

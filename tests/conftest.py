@@ -17,6 +17,7 @@ import pytest
 
 from bench.record import RunRecord
 from bench.schema import read
+from tests import warm
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -173,9 +174,12 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def run_in(folder: Path, *arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`bench/run.py` as a user starts it, with results below a folder."""
+    """`bench/run.py` with results below a folder; in an interpreter of its own where its environment differs."""
+    script, arguments = ROOT / "bench" / "run.py", (f"results.dir={folder / 'results'}", *arguments)
+    if not environment:
+        return warm.run(script, list(arguments), folder, timeout)
     return subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "run.py"), f"results.dir={folder / 'results'}", *arguments],
+        [sys.executable, str(script), *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,
