@@ -31,6 +31,8 @@ LINEAR_ROLES = (
 NORM_ROLES = ("norm.attention", "norm.cross_attention", "norm.ffn")
 SPAN_HEAD = "span_classifier"
 OUTPUT_LAYER = "lm_head"
+POSITION_EMBEDDINGS = ("position_embeddings", "wpe")
+"""What encoders and GPT-2 call their tables of learned positions."""
 HEAD_DROPOUT_NAMES = ("cls_dropout", "classifier_dropout", "summary_first_dropout")
 """How families' configurations call the dropout before the head, where they set it apart."""
 
@@ -210,6 +212,20 @@ class Anatomy:
     def blocks(self) -> list[tuple[str, nn.Module]]:
         """The transformer blocks in order, over all stages and an encoder before its decoder; each with full name."""
         return [(name, block) for name, block, _ in self._blocks_with_roles()]
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens the learned position embeddings serve; None where there are none, and any length will do.
+
+        RoBERTa's positions begin after the row of its padding token.
+        """
+        from torch import nn
+
+        for name, module in self.backbone.named_modules():
+            if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in POSITION_EMBEDDINGS:
+                unused = 0 if module.padding_idx is None else module.padding_idx + 1
+                return module.num_embeddings - unused
+        return None
 
     def is_head(self, parameter_name: str) -> bool:
         """Whether a parameter of the task model (or of a wrapper around it) belongs to the task head."""

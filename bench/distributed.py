@@ -51,15 +51,16 @@ def prepared(
     for idle ones in every step. Buffers are not sent around: every process holds the same ones, since none depends on
     the examples.
     """
-    from accelerate import DistributedDataParallelKwargs
+    from accelerate import DistributedDataParallelKwargs, DistributedType
 
     model = method.backbone.model
     if splits:
         model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
         return model, accelerator.prepare_optimizer(optimizer, device_placement=False)
+    is_wrapped = accelerator.distributed_type is not DistributedType.NO  # also a single process that a launcher started
     accelerator.ddp_handler = DistributedDataParallelKwargs(
         broadcast_buffers=False,
-        find_unused_parameters=accelerator.num_processes > 1 and _leaves_some_idle(method, accelerator, example),
+        find_unused_parameters=is_wrapped and _leaves_some_idle(method, accelerator, example),
         gradient_as_bucket_view=True,
     )
     with warnings.catch_warnings():

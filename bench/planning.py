@@ -114,6 +114,11 @@ def _method(settings: str, names: Names, model: ModelSettings, task: Task, max_l
         raise SettingsError(f"method={names.method} serves {served}; task={names.task} is {task.kind}.")
     method.max_length = max_length
     anatomy = backbone.skeleton(model, task.kind, task.outputs)
+    if max_length is not None and anatomy.positions is not None and max_length > anatomy.positions:
+        raise SettingsError(
+            f"training.max_length={max_length} is more than model={names.model} has positions; at most "
+            f"{anatomy.positions} will do."
+        )
     try:
         method.check(anatomy)
     except TypeError as error:  # a word for a number whose default is null

@@ -305,8 +305,11 @@ def _note_parameters(record: RunRecord, method: Method) -> None:
 
 def _note_outcome(record: RunRecord, method: Method) -> None:
     """What training made of the method."""
-    model = method.backbone.model
-    record.final_trainable_parameters = parameters.count(model, method.backbone.anatomy).trainable
+    assert record.trainable_parameters is not None
+    final = parameters.count(method.backbone.model, method.backbone.anatomy).trainable
+    record.final_trainable_parameters = final
+    if final > record.trainable_parameters:
+        _note_parameters(record, method)
     record.method_report = method.report()
 
 

@@ -99,7 +99,7 @@ class RunRecord:
     selection: str = column("Which weights are scored: those after the last step.", default="last")
 
     # Parameters and size
-    trainable_parameters: int | None = column("Parameters that the method trains, the task head apart.")
+    trainable_parameters: int | None = column("Parameters that the method trains, at their most, the task head apart.")
     final_trainable_parameters: int | None = column(
         "The same after the last step: a method may add parameters while it trains, or retire some."
     )

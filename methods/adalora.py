@@ -9,8 +9,9 @@ layers. After every optimizer step t, with R0 = r0 * layers and R* = rank * laye
   b(t) = R* + (R0 - R*) (1 - (t - t_i) / (T - t_f - t_i))^3;
 - after T - t_f, the same mask is applied at every step, since Adam's momentum would revive what was zeroed.
 
-A masked entry of E keeps its gradient and its Adam state and may come back until then. Equations, order and edge
-cases are those of the authors' code (QingruZhang/AdaLoRA), which differs from the paper in the divisor of s.
+A masked entry of E keeps its gradient and its Adam state and may come back until then. Equations and order are those
+of the authors' code (QingruZhang/AdaLoRA), which differs from the paper in the divisor of s and fails where the budget
+is R0. As there, a t_f below 2 may leave the last step without a mask, and then more triplets than R*.
 """
 
 from __future__ import annotations

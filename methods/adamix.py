@@ -11,18 +11,19 @@ batch; dropout is each pass's own as well. With their logits p and q
     L = task loss(p) + w (KL(q' || p) + KL(p' || q)) / 2,
 
 where ' marks a distribution that gets no gradient; the divergence is the mean over the examples, or over the target
-tokens of generated text. w is 1, and 100 for generated text. A regression has no distribution and makes one pass.
+tokens of generated text. w is 1, and 100 for language models. A regression has no distribution and makes one pass.
 Evaluation runs the adapter of the experts' mean weights; `finish` leaves nothing else, and it is all that is saved.
 
 Both passes are one call of the model on the batch and its repetition, whose halves take different routes: the sums are
 those of two calls, in less time, and a wrapper that averages gradients over processes sees one pass. The draws are a
 function of the step, the same in all processes and in all parts that a batch is cut into for want of memory. An expert
-that was not drawn in a step stays as it is, momentum included.
+that was not drawn in a step has no gradient and stays as it is, momentum included.
 
-Deviations: the authors draw from torch's global stream, a route per process. Their code for BERT has no second pass,
-only RoBERTa's and GPT-2's has; here every model makes it. Logits of STS-B are not clipped at 0. Of the two adaptations
-that their code has for GPT-2, decoders get the adapter in the feed-forward layer; the mixture of LoRA in attention is
-left out, and so are the inference forms that run all experts.
+Deviations: the authors draw from torch's global stream, a route per process. Under their PyTorch, which clears
+gradients to zeros, an expert that was drawn once moves by its momentum and decays in every later step. Their code for
+BERT has no second pass, only RoBERTa's and GPT-2's has; here every model makes it. Logits of STS-B are not clipped at
+0. Of the two adaptations that their code has for GPT-2, decoders get the adapter in the feed-forward layer; the mixture
+of LoRA in attention is left out, and so are the inference forms that run all experts.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ IGNORED = -100
 class AdaMix(TemporaryAdapter):
     """Adapters whose layers are mixtures of `experts` (M) unless they are shared; `consistency_weight` is w.
 
-    A w of None is 1, or 100 where text is generated; with 0 a step makes one pass.
+    A w of None is 1, or 100 of a language model; with 0 a step makes one pass.
     """
 
     paper = "Wang et al. 2022, arXiv:2205.12410"

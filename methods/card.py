@@ -68,6 +68,8 @@ class Card:
     acts_on: str
     trains: str
     typology: Typology
+    count: str | None = None
+    """Its trainable parameters in words, where they follow from more than the model's shapes."""
     arxiv: str | None = None
     code: str | None = None
     """The authors' repository as owner/name."""
@@ -90,7 +92,7 @@ def page(name: str, card: Card, method: Method, settings: Mapping[str, Any], tra
         f"{card.idea}\n",
         f"- **Acts on:** {card.acts_on}",
         f"- **Trains:** {card.trains}",
-        f"- **Trainable parameters:** {trainable}",
+        f"- **Trainable parameters:** {card.count or trainable}",
         f"- **At the start:** {_start(method)}",
         f"- **After training:** {_end(method)}\n",
         "## How it works\n",

@@ -16,7 +16,8 @@ latter. Cross-attention has none.
 
 Deviations: the inner width is the model's width divided by `reduction`, rounded up to a multiple of n, where the
 authors' code wants a width that divides evenly; the authors choose `reduction` among 32, 16 and 8 on the validation
-data, here it is 32. Their ablations (unfactorised, unshared C, shared u and v) are left out.
+data, here it is 32. In other models than T5, theirs, adapters sit after the sublayer's dropout. The task head trains;
+theirs, the language model's, is frozen. Their ablations (unfactorised, unshared C, shared u and v) are left out.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Compacter(AdapterMethod):
     def __init__(
         self,
         learning_rate: float,
-        sublayers: Sequence[str],
+        sublayers: str | Sequence[str],
         reduction: int,
         nonlinearity: str,
         division: int,
@@ -57,7 +58,7 @@ class Compacter(AdapterMethod):
         train_layernorm: bool,
     ) -> None:
         super().__init__(learning_rate, reduction, nonlinearity, train_layernorm=train_layernorm)
-        self.sublayers = tuple(sublayers)
+        self.sublayers = (sublayers,) if isinstance(sublayers, str) else tuple(sublayers)
         self.division = division
         self.rank = rank
         self.learn_rule = learn_rule
@@ -68,6 +69,8 @@ class Compacter(AdapterMethod):
         for sublayer in self.sublayers:
             if sublayer not in SUBLAYERS:
                 raise SettingsError(f"method.sublayers: '{sublayer}' is unknown.{suggestion(sublayer, SUBLAYERS)}")
+            if self.sublayers.count(sublayer) > 1:
+                raise SettingsError(f"method.sublayers: '{sublayer}' can have one adapter only.")
         for name, value in {"division": self.division, "rank": self.rank}.items():
             if not (isinstance(value, int) and value >= 1):
                 raise SettingsError(f"method.{name}={value} must be a whole number of at least 1.")

@@ -17,15 +17,16 @@ and ||B^T B - I||_F over all layers. After the backward pass of optimizer step t
   whose learning rate warms up anew and then falls over the T - (t + 1) steps that are left;
 - once R >= R*: E of every reserve is 0 from then on, and G is no longer needed.
 
-While ranks grow, a step costs one product more per layer than LoRA's, as large as that of a weight's gradient.
+While ranks grow, a step costs one product more per layer than LoRA's, as large as that of a weight's gradient, and
+the step's end finds a gradient of every target weight's size in memory.
 
 The authors' code (FeiyuZhang98/IncreLoRA) is followed but for these points. It makes dW in the forward pass to get G;
 here G is computed from the layer's input and the gradient of its output, summed over the micro-batches of a step,
-averaged over the processes and freed of half precision's loss scale. It ends growth at R = R*, and so never where the
-last event goes beyond R*; here R >= R* ends it. Where R* is not reached, E of the reserves becomes 0 after the last
-step, so that the trained, the saved and the merged model agree; a saved adapter leaves such reserves out. The steps are
-shares of the run by default, and `top_h` follows from them: as many layers per event as let growth end after 36 % of
-the run, the median of the authors' GLUE scripts, where all layers together can.
+averaged over the processes and freed of half precision's loss scale. It zeroes the reserves only where R = R*, so that
+they act to the end where the last event goes beyond R*; here R >= R* retires them. Where R* is not reached, E of the
+reserves becomes 0 after the last step, so that the trained, the saved and the merged model agree; a saved adapter
+leaves such reserves out. The steps are shares of the run by default, and `top_h` follows from them: as many layers per
+event as let growth end after 36 % of the run, the median of the authors' GLUE scripts, where all layers together can.
 """
 
 from __future__ import annotations

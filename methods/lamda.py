@@ -8,7 +8,8 @@ A small square matrix S trains between two factors, of which A never does and B 
 
 - `init=svd`: A = V_r^T, B = U_r, S = diag(sigma_1..sigma_r) / s from the decomposition W = U diag(sigma) V^T, and
   W0 = W - U_r diag(sigma_1..sigma_r) V_r^T;
-- `init=lora`: A and S uniform as LoRA's A, B = 0, W0 = W.
+- `init=lora`: A and S uniform as LoRA's A, B = 0, W0 = W. A column of B that is frozen before it has moved stays 0:
+  the first one or several, in runs so short that learning rates still warm up then.
 
 At optimizer step i of T the first f(i) = min(r, floor(r i / (eta T))) columns of B are frozen, the largest singular
 directions first: after the backward pass their gradients are zeroed, and after the optimizer's step they are put back,
@@ -27,8 +28,8 @@ Deviations from that code: its schedule of freezing lacks the factor r and so fr
 the paper. Its frozen columns move through momentum and weight decay; these do not. It masks gradients before they are
 clipped; here clipping comes first, so the frozen columns still count in the norm. S is float32 instead of bfloat16,
 and merging takes S in, which theirs forgets. alpha is the rank, so that s = 1 (theirs 16 for rank 64), the rank is that
-of their BART-large runs, and there is no dropout (theirs 0.1), which with `init=svd` would fall on the largest part of
-the pretrained weight.
+of their BART-large runs, S decays like any weight, as in theirs, and there is no dropout (theirs 0.1), which with
+`init=svd` would fall on the largest part of the pretrained weight.
 """
 
 from __future__ import annotations
@@ -173,9 +174,9 @@ class Lamda(LinearMethod):
         rank = self._ranks[part.name]
         scaling = 1.0 if self.alpha is None else self.alpha / rank
         if self.init == "lora":
-            return CoreLinear(part.module, random_start(part.module, rank), scaling, self.dropout, frozen="A")
+            return CoreLinear(part.module, random_start(part.module, rank), scaling, self.dropout, frozen=("A",))
         svd = self._decompositions.pop(part.name, None) or thin_svd(weight_of(part.module))
-        layer = CoreLinear(part.module, svd_start(svd, rank, scaling), scaling, self.dropout, frozen="A")
+        layer = CoreLinear(part.module, svd_start(svd, rank, scaling), scaling, self.dropout, frozen=("A",))
         layer.subtract_start()
         return layer
 

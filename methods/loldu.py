@@ -8,18 +8,20 @@ Every target weight is decomposed once, with partial pivoting, into triangular f
     y = W_res x + s P L_r diag(z) U_r x + b              z trained, (r,)
 
 With `initialisation=lu` z starts at d_r and the model at the base model. The other values are the ablations of the
-authors' code: z starts elsewhere while the residual is built from d_r, so the model starts elsewhere too.
+authors' code. Of uniform, normal and constant it builds the residual from the new z, so the model starts at the base
+model as well; of the others from d_r, so it starts elsewhere.
 
 The layer computes W0 x + s P L_r diag(z - d_r) U_r x, which is the same, and keeps W0 (see `DiagonalLinear`). A saved
-adapter holds z and, for every layer, a checksum of its pivoting: whoever loads it decomposes the base weights anew, and
-is told if that gives other pivots.
+adapter holds z and, for every layer, a checksum of the order of its pivots: whoever loads it decomposes the base
+weights anew, and is told if that order is another.
 
 Deviations from the authors' code (SKDDJ/LoLDU): a rank above a layer's size counts as its size, since their default,
-768, is the width of RoBERTa-base and ViT-B. `alpha=null` stands for the rank, s = 1; theirs is alpha = 1, which with
-rank 768 needs steps 768 times as large (`method.alpha=1` gives it). The factors are multiplied in turn instead of being
-multiplied out to a weight in every pass, P is an index, and taking the method off would give W0 back; theirs leaves
-W_res. Convolutions and embeddings, which their code can wrap, are no targets. Their targets and learning rates are not
-published: query and value make the 18,432 parameters of RoBERTa-base that the paper's ratio implies.
+768, is the width of RoBERTa-base and ViT-B. `alpha=null` stands for the rank, s = 1; theirs is alpha = 1 over the rank
+that was asked for, which at 768 needs steps 768 times as large (`method.alpha=1`, over the layer's own rank). The
+pivots do not decay, where their notebook's AdamW decays them by 0.01. The factors are multiplied in turn instead of
+being multiplied out to a weight in every pass, P is an index, and taking the method off would give W0 back; theirs
+leaves W_res. Convolutions and embeddings, which their code can wrap, are no targets. Their targets and learning rates
+are not published: query and value make the 18,432 parameters of RoBERTa-base that the paper's ratio implies.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ if TYPE_CHECKING:
     from bench.anatomy import Part
     from methods.parts.decomposed_linear import DiagonalLinear
 
-INITIALISATIONS = ("lu", "uniform", "normal", "constant", "ones", "zeros", "s_uniform", "s_normal")
+FROM_BASE = ("lu", "uniform", "normal", "constant")
+"""Initialisations with which the model starts at the base model."""
+INITIALISATIONS = (*FROM_BASE, "ones", "zeros", "s_uniform", "s_normal")
+DRAWN = ("uniform", "normal")
+"""Those of them whose residual is built from random numbers."""
 PIVOTING = "pivoting"
 
 
@@ -65,7 +71,7 @@ class LoLDU(LinearMethod):
         self.rank = rank
         self.alpha = alpha
         self.initialisation = initialisation
-        self.identity_at_start = initialisation == "lu"
+        self.identity_at_start = initialisation in FROM_BASE
         self._rows: list[Tensor] = []
 
     def check_settings(self) -> None:
@@ -89,12 +95,15 @@ class LoLDU(LinearMethod):
         d = pivots[: self.rank].clone()
         scaling = 1.0 if self.alpha is None else self.alpha / len(d)
         initial = initial_diagonal(d, self.initialisation)
+        start = initial.clone() if self.identity_at_start else d
         left, right = lower[rows][:, : len(d)], upper[: len(d)]
-        return DiagonalLinear(part.module, left.contiguous(), d, right.contiguous(), initial, scaling)
+        return DiagonalLinear(part.module, left.contiguous(), start, right.contiguous(), initial, scaling)
 
     def stored_tensors(self) -> dict[str, Tensor]:
-        """The pivots, the head and one checksum per layer."""
-        return super().stored_tensors() | {PIVOTING: self._pivoting()}
+        """The pivots, where they started if that was drawn, the head and one checksum per layer."""
+        drawn = self.layers if self.initialisation in DRAWN else {}
+        starts = {f"{name}.start": layer.start for name, layer in drawn.items()}
+        return super().stored_tensors() | starts | {PIVOTING: self._pivoting()}
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. Raises ValueError where the base weights decompose otherwise than they did then."""

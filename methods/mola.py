@@ -16,10 +16,12 @@ With `balance_weight` > 0 (the authors' flag takes 0.001; off in their commands 
 sum over layers of E_l sum_j f_j P_j: P_j the mean probability of expert j over all tokens of the layer's adapted
 modules, f_j its share of their selections.
 
-The authors (GCYZSL/MoLA) adapt LLaMA-2 and fail where `top_k` exceeds E_l. Their loop leaves experts that no token
-selects without a gradient; here it is zero, so AdamW still moves them by their momentum and decays them
-(`methods/parts/expert_linear.py`). Their balance loss only works if router logits are asked for elsewhere. Adapter
-tensors are float32 throughout. Training in two stages, on instructions and then on the task, is left out.
+The authors (GCYZSL/MoLA) adapt LLaMA-2 and fail where `top_k` exceeds E_l. An expert that no token selects has a
+gradient of zero, so AdamW moves it by its momentum and decays it; in their environment, whose PyTorch clears gradients
+to zeros, the same is true of every expert once it was selected (`methods/parts/expert_linear.py`). Their balance loss
+only works if router logits are asked for elsewhere; it is no mean over examples, so parts of a batch balance each by
+itself, as do the processes of a run. Adapter tensors are float32 throughout. Training in two stages, on instructions
+and then on the task, is left out.
 """
 
 from __future__ import annotations

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 PREFIX = "PREFIX_TUNING"
 SAVED_PROMPT = "prompt_embeddings"
-POSITION_EMBEDDINGS = ("position_embeddings", "wpe")
-"""What encoders and GPT-2 call their tables of learned positions."""
 
 
 class PromptMethod(LibraryMethod):
@@ -60,7 +58,7 @@ class PromptMethod(LibraryMethod):
 
         A prefix takes positions too: the models count on from the keys that they are given.
         """
-        positions = _positions(anatomy)
+        positions = anatomy.positions
         if self.max_length is None or positions is None or self.length + self.max_length <= positions:
             return
         room = positions - self.length
@@ -135,20 +133,6 @@ def _check_takes_prefix(anatomy: Anatomy) -> None:
     if "past_key_values" not in inspect.signature(block.forward).parameters:
         layer = type(block).__name__
         raise SettingsError(f"method: a prefix needs layers that take past keys and values; {layer} does not.")
-
-
-def _positions(anatomy: Anatomy) -> int | None:
-    """How many positions the model's learned embeddings serve; None where it has none, and text may be of any length.
-
-    RoBERTa's positions begin after the row of its padding token.
-    """
-    from torch import nn
-
-    for name, module in anatomy.backbone.named_modules():
-        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in POSITION_EMBEDDINGS:
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - unused
-    return None
 
 
 def read_real_tokens(model: PeftModel, anatomy: Anatomy) -> None:

@@ -12,7 +12,8 @@ multiple of 2^(t-1), so that there are d - 1 pairs in all (`methods/parts/givens
 - qgoft: a free block G, from the identity, and the loss gains lambda times the sum over all pairs of all layers of
   (g11 g12 + g21 g22)^2, which is 0 where the columns of G are orthogonal. Their norms are free.
 
-The model starts at its base and the change can be merged. Neither p nor G decays: both would be pulled to 0.
+The model starts at its base and the change can be merged. Neither p, g nor G decays: g and G would be pulled to 0 and
+away from the identity, and vectors, as p is one, never decay here.
 
 Order of the levels, parametrisation and scale are those of the authors' code (ArthurLeoM/peft-givens) at the version
 of the paper; its later one pairs neighbours on every level and merges in another order than it computes. That code
@@ -77,7 +78,7 @@ class QuasiGivens(LinearMethod):
         return GivensLinear(part.module, scaled=self.variant == "goft_star")
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """The head as ever; the blocks without decay, which would pull them to 0 and not to the identity."""
+        """The head as ever; the blocks without decay."""
         from methods.parts.optimizer_groups import with_own_group
 
         groups = super().parameter_groups(learning_rate, weight_decay)

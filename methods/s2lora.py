@@ -7,9 +7,11 @@ layer k has a vector e_k (rank,) of its own and computes y = W0 x + b + s B_m (e
 gains `orthogonality_weight` times the mean of ||A A^T - I||_F and ||B^T B - I||_F over the shared tensors, which keeps
 the size of a component in its coefficient, and, to make e sparse,
 
-- `sparsity=l1`: `lambda_1` times the mean of |e| over all layers; `finish` then zeroes every |e| below `epsilon`
-  times the largest of the model;
-- `sparsity=prox` instead: e <- sign(e) max(|e| - lr tau, 0) after every optimizer step, lr being its learning rate.
+- `sparsity=prox`: after every optimizer step e <- sign(e) max(|e| - lr tau, 0), lr being its learning rate. Adam moves
+  a coefficient by about lr, so tau is the share of a step that is taken back, and what has no lasting direction is 0;
+- `sparsity=l1` instead: the loss also gains `lambda_1` times the mean of |e| over all layers, and `finish` zeroes every
+  |e| below `epsilon` times the largest of the model. Under Adam, which moves what is near 0 to and fro, nearly all
+  coefficients stay.
 
 Reconstruction: no code was published, and the abstract, all that was at hand of the paper, says no more than that the
 two factors are shared by all layers, that each layer keeps its coefficients, that these are sparse, and that the
@@ -32,14 +34,14 @@ if TYPE_CHECKING:
     from bench.anatomy import Part
     from methods.parts.gated_linear import GatedLinear
 
-SPARSITIES = ("l1", "prox")
+SPARSITIES = ("prox", "l1")
 
 
 class S2Lora(LinearMethod):
     """Low-rank factors shared by all layers of one width, with sparse coefficients per layer.
 
-    `rank`, `alpha`, `dropout` and `targets` are those of LoRA. `sparsity` is l1 (with `lambda_1` and `epsilon`) or
-    prox (with `tau`), see above; `coefficient_lr_ratio` is the coefficients' learning rate over that of the run.
+    `rank`, `alpha`, `dropout` and `targets` are those of LoRA. `sparsity` is prox (with `tau`) or l1 (with `lambda_1`
+    and `epsilon`), see above; `coefficient_lr_ratio` is the coefficients' learning rate over that of the run.
     """
 
     family = "shared or random bases"

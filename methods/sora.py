@@ -141,7 +141,8 @@ class Sora(LinearMethod):
         self.lambda_num = lambda_num
         self.max_lambda = max_lambda
         self.first_stage = first_stage
-        self._densities: list[Tensor] = []
+        self._ended: list[tuple[float, Tensor]] = []
+        """The threshold of every stage that is over, and the density at its end."""
 
     def check_settings(self) -> None:
         """Penalties must be at least 0, names known, and the schedule rising."""
@@ -219,7 +220,7 @@ class Sora(LinearMethod):
         if xi > 0:
             apply_to_all(OPERATORS[self.prox], self.gates, xi)
         if self.stages.end_at(step):
-            self._densities.append(self._density())
+            self._ended.append((xi, self._density()))
 
     def _density(self) -> Tensor:
         """The share of gates that are not 0."""
@@ -239,20 +240,19 @@ class Sora(LinearMethod):
         full, left = self.rank * len(ranks), sum(ranks.values())
         parameters = self.rank * sum(widths.values())
         width = self.backbone.model.config.hidden_size
-        stages = zip(self.stages.thresholds, self._densities, strict=False)
         return {
             "density": left / full,
             "ranks": ranks,
             "parameters_left": sum(ranks[name] * widths[name] for name in ranks),
             "official_parameters": parameters,
             "official_parameters_left": parameters - 2 * width * (full - left),
-            "stages": [{"xi": xi, "density": float(density)} for xi, density in stages],
+            "stages": [{"xi": xi, "density": float(density)} for xi, density in self._ended],
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The densities of the stages that are over."""
-        return {"densities": self._densities}
+        """The stages that are over."""
+        return {"stages": self._ended}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the densities back."""
-        self._densities = list(state["densities"])
+        """Take the stages back."""
+        self._ended = list(state["stages"])

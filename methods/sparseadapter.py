@@ -15,15 +15,18 @@ are not masked. The mask keeps the weights with the highest scores (`methods/par
 
 With scope "global" k = ceil((1 - keep_ratio) N) of all N weights go, with "local" floor((1 - keep_ratio) n) of every
 tensor of n. Scores come from 32 random training examples per class, in evaluation mode and float32. Large-Sparse
-(`large_sparse` = q) makes the bottleneck q times as wide and keeps 1 / q of it, as many weights as the dense host has.
+(`large_sparse` = q) makes the bottleneck q times as wide and keeps 1 / q of it, as many weights as the dense host has,
+unless `keep_ratio` says otherwise.
 
 Both D and U start normal with standard deviation 0.02, in the parallel hosts too: with a U of zeros every score of D
 and U is 0 or undefined. A mask that leaves no adapter a way from D to U ends the run with an error.
 
-Deviations: the authors' attention adapters normalise their input with a layer norm of their own and sit before the
-output's dropout; here they sit where `host` has them. Their GLUE script freezes the head, here it trains. GraSP scores
-batches of the same size as the others, not of half of it. Er is in their paper alone. Pruning in several rounds is left
-out, and so are LoRA and MAM as hosts. Models of text completions have no classes and are scored on 64 examples.
+Deviations: both of the authors' adapters normalise their input with a trained layer norm of their own, and that of
+attention sits before the output's dropout; here they are those of `host`. Their GLUE script freezes the head, here it
+trains. It scores 320 examples whatever the number of classes. GraSP scores batches of the same size as the others, not
+of half of it. Er is in their paper alone; in adapters, whose tensors are all of one size, it is a random mask with the
+scope "local". Pruning in several rounds is left out, and so are LoRA and MAM as hosts. Models of text completions have
+no classes and are scored on 64 examples.
 """
 
 from __future__ import annotations

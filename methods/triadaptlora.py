@@ -16,13 +16,19 @@ optimizer moves anything, every `incre_interval` steps after `init_warmup` (t_i)
   one and at most all;
 - what joins the optimizer is one group whose learning rate warms up anew and then falls over the steps that are left.
 
-A public module for PEFT 0.4 that carries the paper's name, likely the authors' own, is followed but for these points.
-There, only A of the first block is not 0 at the start and a later block is all 0, so that every gradient is 0 and
-nothing is ever learned; here A and both triangles of the first block, and A and C_row of a later block, start from
-N(0, 0.02^2), and the rest at 0: the model starts as the base model and growth leaves B C A as it is. The scheduler is
-not in that file: a new group follows IncreLoRA's rule. gamma is IncreLoRA's 0.1 instead of 0.5, new tensors get the
-run's weight decay instead of none, and the steps are by default the shares of the run that IncreLoRA's scripts use
-instead of every step. As there, R may end above R*, or below it where events are rare.
+The model starts as the base model and growth leaves B C A as it is; what starts at 0 for that is `start`:
+
+- core: A and both triangles of the first block, and A and C_row of a later block, from N(0, 0.02^2), the rest 0. A new
+  C_row adds to ||C||_F by itself, so that a layer that grew tends to grow again;
+- factors: A and B of every block from N(0, 0.02^2), C 0.
+
+The first author's code for PEFT 0.4 (YaoLiang2023/DiverValue-Bench) has seven variants of this layer. The one whose
+file ends in block_abc0 is followed but for these points. Only A of its first block is not 0 at the start, so that every
+gradient of the layer is 0 and nothing is ever learned there; `start=factors` is its variant block_c0, otherwise the
+same. Others start C at the identity, or have s = 2 throughout; which one the paper used is not known. A scheduler comes
+with none: a new group follows IncreLoRA's rule. gamma is IncreLoRA's 0.1 instead of 0.5, new tensors get the run's
+weight decay instead of none, and the steps are by default the shares of the run that IncreLoRA's scripts use instead of
+every step. As there, R may end above R*, or below it where events are rare.
 """
 
 from __future__ import annotations
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from methods.parts.growing_core import TriangularLinear
 
 GROWTHS = ("linear", "non-linear")
+STARTS = ("core", "factors")
 
 
 def layers_to_grow(growth: str, missing: int, progress: float, layers: int) -> int:
@@ -49,23 +56,26 @@ def layers_to_grow(growth: str, missing: int, progress: float, layers: int) -> i
 
 
 class TriAdaptLora(GrowingMethod):
-    """Low-rank updates with a triangular core that grow where its norm rises; `growth` is linear or non-linear.
+    """Low-rank updates with a triangular core that grow where its norm rises.
 
-    For the other settings see `GrowingMethod`.
+    `growth` is linear or non-linear, `start` core or factors, see the module. For the other settings see
+    `GrowingMethod`.
     """
 
     family = "low-rank"
     paper = "Liang et al. 2025, arXiv:2501.08008"
 
-    def __init__(self, *, growth: str, **settings: Any) -> None:
+    def __init__(self, *, growth: str, start: str, **settings: Any) -> None:
         super().__init__(**settings)
         self.growth = growth
+        self.start = start
 
     def check_settings(self) -> None:
-        """Also the kind of growth must be known."""
+        """Also the kinds of growth and of start must be known."""
         super().check_settings()
-        if self.growth not in GROWTHS:
-            raise SettingsError(f"method.growth={self.growth} is unknown.{suggestion(self.growth, GROWTHS)}")
+        for name, value, known in (("growth", self.growth, GROWTHS), ("start", self.start, STARTS)):
+            if value not in known:
+                raise SettingsError(f"method.{name}={value} is unknown.{suggestion(str(value), known)}")
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Put the layers in place and evaluate their cores for the first time."""
@@ -78,7 +88,8 @@ class TriAdaptLora(GrowingMethod):
         """The target with its first block."""
         from methods.parts.growing_core import TriangularLinear
 
-        return TriangularLinear(part.module, self.initial_rank, self.block_rank, self.alpha, self.dropout)
+        ranks = self.initial_rank, self.block_rank
+        return TriangularLinear(part.module, *ranks, self.alpha, self.dropout, zero_core=self.start == "factors")
 
     def after_backward(self, step: int) -> None:
         """Grow as the schedule says."""

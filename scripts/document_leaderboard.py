@@ -109,7 +109,8 @@ SHARED = {
     "`#` and `task_settings_id` where it has two settings of one.",
     "task_count": "How many they are.",
     "seeds": "Distinct seeds; over several tasks, runs of the task that has fewest.",
-    "trainable_parameters": "Parameters that the method trains, the task head apart; of several tasks on the first.",
+    "trainable_parameters": "Parameters that the method trains, at their most, the task head apart; of several tasks "
+    "on the first.",
     "score_mean": "Mean of the score over seeds, in percent.",
 }
 """Meanings that several tables share; all others not given below are those of the record."""

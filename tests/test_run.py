@@ -137,6 +137,7 @@ def test_a_sweep_runs_every_combination_in_one_process_and_skips_finished_ones(
         (["method.targets=[]"], "method.targets=[] must name at least one"),
         (["tuning.extra.method.dropout=[0.1]"], "write +tuning.extra.method.dropout=VALUE to add it."),
         (["+tuning.extra.method.dropout=[0.1]"], "tuning.extra needs tuning=grid or tuning=optuna."),
+        (["training.max_length=541"], "training.max_length=541 is more than model=minilm has positions; at most 540 "),
         (["task=glue/_base"], "task=glue/_base is unknown."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -11,8 +11,8 @@ import pytest
 
 from bench.errors import SettingsError
 from bench.record import RunRecord
-from bench.settings import TuningSettings
 from bench.samplers import Grid, Optuna, Trial, learning_rates
+from bench.settings import TuningSettings
 from bench.tuning import TrialsFailedError, chosen
 from bench.workspace import working_folder
 from tests.conftest import RunCommand, records

@@ -15,7 +15,7 @@ Reads = Literal["dense", "output", "input", "sum"]
 
 
 class Bottleneck(nn.Module):
-    """f(z) = dropout(s * up(activation(down(z)))), all float32.
+    """f(z) = dropout(s * up(activation(down(z)))), with float32 parameters.
 
     `down` takes (..., width) to (..., size) and `up` goes back: two dense layers (`dense_pair`), or what a method has
     in their places. A learned scale s is one trainable number that starts at `scale`.

@@ -94,7 +94,6 @@ class HeldColumns:
     def __init__(self, matrices: Sequence[nn.Parameter]) -> None:
         self._matrices = matrices
         self._counts: list[int] = []
-        self._columns: list[Tensor] = []
         self._values: list[Tensor] = []
 
     @torch.no_grad()
@@ -102,8 +101,7 @@ class HeldColumns:
         """Hold the first `counts[i]` columns of matrix i where they are, for one step of the optimizer."""
         if list(counts) != self._counts:
             self._counts = list(counts)
-            self._columns = _leading([matrix.detach() for matrix in self._matrices], counts)
-            self._values = [column.clone() for column in self._columns]
+            self._values = [column.clone() for column in self._columns()]
         gradients = _leading([_gradient(matrix) for matrix in self._matrices], counts)
         if gradients:
             torch._foreach_zero_(gradients)
@@ -111,8 +109,11 @@ class HeldColumns:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the held columns back."""
-        if self._columns:
-            torch._foreach_copy_(self._columns, self._values)
+        if self._values:
+            torch._foreach_copy_(self._columns(), self._values)
+
+    def _columns(self) -> list[Tensor]:
+        return _leading([matrix.detach() for matrix in self._matrices], self._counts)
 
 
 def _leading(matrices: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:

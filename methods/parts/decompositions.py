@@ -68,14 +68,19 @@ def initial_diagonal(d: Tensor, initialisation: str) -> Tensor:
         return draws * (mean.abs() if initialisation == "uniform" else 2)
     if initialisation in ("normal", "s_normal"):
         draws = torch.randn(d.shape).to(d.device)
-        return mean + d.std() * draws if initialisation == "normal" else draws
+        return mean + d.std(correction=min(1, len(d) - 1)) * draws if initialisation == "normal" else draws
     fixed = {"lu": d, "constant": mean.expand_as(d), "ones": torch.ones_like(d), "zeros": torch.zeros_like(d)}
     return fixed[initialisation].clone()
 
 
 def thin_svd(weight: Tensor) -> SVD:
-    """The singular value decomposition with k triplets."""
-    return SVD(*torch.linalg.svd(weight, full_matrices=False))
+    """The singular value decomposition with k triplets; the largest entry of every column of U is positive.
+
+    The sign of a pair of singular vectors is arbitrary, and a library's choice may differ between machines.
+    """
+    U, sigma, Vt = torch.linalg.svd(weight, full_matrices=False)
+    signs = 1.0 - 2.0 * (U.gather(0, U.abs().argmax(0, keepdim=True)) < 0)
+    return SVD(U * signs, sigma, Vt * signs.mT)
 
 
 def rank_of_energy(sigma: Tensor, energy: float) -> int:

@@ -54,7 +54,7 @@ class ExpertLinear(AdaptedLinear):
 
     With dropout every selected expert drops the token's features on its own, so the first product is made once for
     each of the `top_k` places. An expert that no token selects gets a gradient of zeros: Adam then still moves it by
-    its momentum and decays it, where a gradient of None, as in code that loops over the selected experts, leaves it.
+    its momentum and decays it, where a gradient of None would leave it.
     """
 
     def __init__(

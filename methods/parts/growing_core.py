@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import cast
 
@@ -27,23 +28,30 @@ class TriangularLinear(GrowingLinear):
     """y = W0 x + b + s B C A x, s = alpha / (rank + 1e-5), with the core C, (rank, rank), of `core`.
 
     A, C_row and C_col of the first block start normal and its B at 0, so the layer starts as `base`. Of a later block
-    A and C_row start normal, B and C_col at 0: B C A stays what it was.
+    A and C_row start normal, B and C_col at 0: B C A stays what it was. With `zero_core` A and B of every block start
+    normal and its part of C at 0.
     """
 
-    def __init__(self, base: nn.Module, rank: int, block_rank: int, alpha: float, dropout: float) -> None:
+    def __init__(
+        self, base: nn.Module, rank: int, block_rank: int, alpha: float, dropout: float, zero_core: bool = False
+    ) -> None:
         super().__init__(base, rank, alpha, dropout)
         self.block_rank = block_rank
-        shapes = (rank, self.in_features), (rank, rank), (rank, rank)
-        A, C_row, C_col = (normal(*shape, device=self.device) for shape in shapes)
-        self.blocks.append(TriangleBlock(A, zeros(self.out_features, rank, device=self.device), C_row, C_col))
+        self.zero_core = zero_core
+        draw, zero = functools.partial(normal, device=self.device), functools.partial(zeros, device=self.device)
+        outer, inner = (draw, zero) if zero_core else (zero, draw)
+        A = draw(rank, self.in_features)
+        C_row, C_col = inner(rank, rank), inner(rank, rank)
+        self.blocks.append(TriangleBlock(A, outer(self.out_features, rank), C_row, C_col))
 
     def extend(self, random: np.random.Generator) -> list[nn.Parameter]:
         """Add a block that leaves B C A as it is."""
         width = self.block_rank
         self.rank += width
-        A, C_row = self.drawn(random, width, self.in_features), self.drawn(random, width, self.rank)
-        B, C_col = (zeros(size, width, device=self.device) for size in (self.out_features, self.rank))
-        block = TriangleBlock(A, B, C_row, C_col)
+        draw, zero = functools.partial(self.drawn, random), functools.partial(zeros, device=self.device)
+        outer, inner = (draw, zero) if self.zero_core else (zero, draw)
+        A, C_row = draw(width, self.in_features), inner(width, self.rank)
+        block = TriangleBlock(A, outer(self.out_features, width), C_row, zero(self.rank, width))
         self.blocks.append(block)
         return [block.A, block.B, block.C_row, block.C_col]
 

@@ -107,8 +107,9 @@ class GrowingMethod(LinearMethod):
             raise SettingsError(f"method.orthogonality_weight={self.orthogonality_weight} must be at least 0.")
 
     def check_part(self, part: Part) -> None:
-        """The average rank must fit the target."""
+        """The average rank and what a layer gains at a time must fit the target."""
         check_rank(self.rank, part)
+        check_rank(self.block_rank, part, "incre_rank_num")
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Put a growing layer in the place of every target."""

@@ -164,10 +164,11 @@ class LayerImportance:
         assert self._loss_gradient is not None
         scale = _averaged(self._loss_gradient.clone())
         importance = torch.stack([self._sensitivity(layer) for layer in self.layers]) / scale
-        # fp16 training skips steps whose gradients overflow; they must not stay in the averages.
-        importance.nan_to_num_(0.0, 0.0, 0.0)
-        self._averages = {name: average.to(importance.device) for name, average in self._averages.items()}
-        smooth(self._averages["sensitivity"], self._averages["uncertainty"], importance, *self.betas)
+        usable = importance.isfinite().all()  # fp16 training skips steps whose gradients overflow
+        before = {name: average.to(importance.device) for name, average in self._averages.items()}
+        after = {name: average.clone() for name, average in before.items()}
+        smooth(after["sensitivity"], after["uncertainty"], importance, *self.betas)
+        self._averages = {name: torch.where(usable, after[name], before[name]) for name in before}
 
     def _sensitivity(self, layer: TripletLinear) -> Tensor:
         gradient, layer.delta_gradient = layer.delta_gradient, None

@@ -124,11 +124,23 @@ class TestMethod:
         assert all(name.endswith(".z") or name.startswith("classifier.") for name in names)
 
     @pytest.mark.parametrize("initialisation", INITIALISATIONS)
-    def test_only_the_start_at_the_pivots_themselves_is_the_base_model(self, initialisation: str) -> None:
+    def test_starts_that_the_residual_is_built_from_are_the_base_model(self, initialisation: str) -> None:
         method = attached("loldu", initialisation=initialisation)
         base = backbone().model.eval()
         same = torch.equal(logits(method, batch()), base(**batch()).logits)
-        assert same == method.identity_at_start == (initialisation == "lu")
+        assert same == method.identity_at_start == (initialisation in {"lu", "uniform", "normal", "constant"})
+
+    @pytest.mark.parametrize("initialisation", ["uniform", "normal"])
+    def test_a_residual_of_random_numbers_is_saved(self, initialisation: str, tmp_path: Path) -> None:
+        method, other = (attached("loldu", initialisation=initialisation) for _ in range(2))
+        for layer in method.layers.values():
+            layer.z.data *= 2
+        torch.manual_seed(7)
+        for layer in other.layers.values():
+            layer.start.uniform_()
+        method.save(tmp_path)
+        other.load(tmp_path)
+        assert torch.equal(logits(other, batch()), logits(method, batch()))
 
     def test_it_starts_exactly_at_the_base_model_in_half_precision_too(self) -> None:
         method, base = attached("loldu"), backbone()

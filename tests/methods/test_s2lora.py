@@ -123,7 +123,7 @@ class TestSparsity:
         assert not any(tensor.grad.any() for tensor in (*method.A.values(), *method.B.values()))
 
     def test_the_penalty_is_the_orthogonality_of_the_shared_factors_and_the_mean_coefficient(self) -> None:
-        method = s2lora(lambda_1=0.5, orthogonality_weight=0.1)
+        method = s2lora(sparsity="l1", lambda_1=0.5, orthogonality_weight=0.1)
         for down in method.A.values():
             nn.init.orthogonal_(down)
         for up in method.B.values():
@@ -135,7 +135,7 @@ class TestSparsity:
         torch.testing.assert_close(penalty, torch.tensor(0.1 * 6 / 4 + 0.5 * 1.0))
 
     def test_without_weights_there_is_no_penalty(self) -> None:
-        assert s2lora(lambda_1=0.0, orthogonality_weight=0.0).penalty() is None
+        assert s2lora(sparsity="l1", lambda_1=0.0, orthogonality_weight=0.0).penalty() is None
         assert s2lora(sparsity="prox", orthogonality_weight=0.0).penalty() is None
 
     def test_the_coefficients_have_their_own_rate_and_no_decay(self) -> None:
@@ -152,7 +152,7 @@ class TestSparsity:
         torch.testing.assert_close(coefficients(method), torch.tensor([0.2, -0.2, 0, 0]).expand(LAYERS, RANK))
 
     def test_the_l1_term_leaves_the_coefficients_to_the_optimizer(self) -> None:
-        method = perturbed(s2lora())
+        method = perturbed(s2lora(sparsity="l1"))
         before = coefficients(method)
         method.after_step(0)
         assert torch.equal(coefficients(method), before)
@@ -163,7 +163,7 @@ class TestSparsity:
         assert 0 < int(coefficients(method).count_nonzero()) < RANK * LAYERS
 
     def test_the_l1_term_keeps_coefficients_small(self) -> None:
-        free, held = s2lora(lambda_1=0.0), s2lora(lambda_1=10.0)
+        free, held = (s2lora(sparsity="l1", lambda_1=weight) for weight in (0.0, 10.0))
         train(free)
         train(held)
         assert coefficients(held).abs().mean() < coefficients(free).abs().mean() / 4
@@ -184,7 +184,7 @@ class TestPruning:
     values[1] = torch.tensor([-0.5, 0.5, 2.0, -3.0])
 
     def test_with_l1_what_is_below_a_share_of_the_largest_goes(self) -> None:
-        method = s2lora(epsilon=0.1)
+        method = s2lora(sparsity="l1", epsilon=0.1)
         set_coefficients(method, self.values)
         assert method.kept()[:2].tolist() == [[True, True, False, False], [False, False, True, True]]
 
@@ -197,7 +197,7 @@ class TestPruning:
         assert not s2lora().kept().any()
 
     def test_the_report_has_every_layers_rank(self) -> None:
-        method = s2lora(epsilon=0.1)
+        method = s2lora(sparsity="l1", epsilon=0.1)
         set_coefficients(method, self.values)
         report = method.report()
         assert list(report["ranks"].values()) == [2, 2] + [0] * 10
@@ -205,7 +205,7 @@ class TestPruning:
         assert report["parameters_left"] == RANK * 2 * (D + FFN) + 4
 
     def test_the_merged_weight_is_that_of_the_kept_coefficients(self) -> None:
-        method = perturbed(s2lora(epsilon=0.1, alpha=8))
+        method = perturbed(s2lora(sparsity="l1", epsilon=0.1, alpha=8))
         set_coefficients(method, self.values)
         name, layer = next(iter(method.layers.items()))
         expected = weight_of(layer.base) + 2 * (10 * torch.outer(layer.B[:, 0], layer.A[0]))

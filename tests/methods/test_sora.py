@@ -226,6 +226,15 @@ class TestMethod:
             {"xi": pytest.approx(xi), "density": density} for xi, density in [(0, 1), (0.2, 1), (0.4, 0), (0.6, 0)]
         ]
 
+    def test_a_run_shorter_than_its_stages_tells_those_that_it_had(self) -> None:
+        method = sora(**{**STAGED, "lambda_num": 7, "first_stage": None})
+        method.stages = Stages.of_run(4, None, method.stages.thresholds)
+        for step in range(4):
+            method.after_step(step)
+        held = [method.stages.threshold(step) for step in range(4)]
+        assert [stage["xi"] for stage in method.report()["stages"]] == held
+        assert held[-1] == method.stages.thresholds[-1]
+
     def test_a_resumed_run_goes_on_in_the_middle_of_the_stages(self) -> None:
         whole, half, resumed = sora(**STAGED), sora(**STAGED), sora(**STAGED)
         train(whole)

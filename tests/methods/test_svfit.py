@@ -37,6 +37,13 @@ class TestDecomposition:
         U, sigma, Vt = thin_svd(weight).truncated(3)
         torch.testing.assert_close(U * sigma @ Vt, weight)
 
+    def test_the_signs_do_not_depend_on_those_of_the_library(self) -> None:
+        weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+        U, _, Vt = thin_svd(weight)
+        assert all(column[column.abs().argmax()] > 0 for column in U.mT)
+        torch.testing.assert_close(thin_svd(-weight).U, U)
+        torch.testing.assert_close(thin_svd(-weight).Vt, -Vt)
+
     @pytest.mark.parametrize(
         ("energy", "rank"),
         # squares 9, 4, 1 of 14: shares 0.643, 0.929, 1

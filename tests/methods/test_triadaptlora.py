@@ -108,6 +108,18 @@ class TestLayer:
         layer(torch.randn(5, 4)).square().sum().backward()
         assert _reached(layer) == ["blocks.0.B"]
 
+    def test_with_a_core_of_zeros_the_first_gradient_reaches_the_core_alone_and_growth_adds_nothing(self) -> None:
+        layer = TriangularLinear(nn.Linear(4, 3), 2, 2, alpha=16, dropout=0.0, zero_core=True)
+        assert not layer.delta_weight().any()
+        layer(torch.randn(5, 4)).square().sum().backward()
+        assert set(_reached(layer)) == {"blocks.0.C_row", "blocks.0.C_col"}
+
+        nn.init.normal_(layer.blocks[0].get_parameter("C_row"))
+        before, norm = layer.delta_weight(), normalised_norms([layer])
+        extend(layer)
+        torch.testing.assert_close(layer.delta_weight(), before * 2.00001 / 4.00001)
+        torch.testing.assert_close(normalised_norms([layer]), norm / 2)
+
     def test_gradients_reach_the_outer_parts_of_a_new_block_at_once(self) -> None:
         layer = triangular_layer()
         extend(layer)
