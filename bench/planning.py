@@ -41,6 +41,19 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What methods are checked against beside the model: the longest example in tokens, and the optimizer steps."""
+
+    max_length: int | None
+    max_steps: int | None
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> Limits:
+        """Those of a run; None where only its data tell."""
+        return cls(settings.training.max_length, settings.training.max_steps)
+
+
+@dataclass(frozen=True)
 class Plan:
     """One run, decided but not begun."""
 
@@ -63,7 +76,7 @@ class Plan:
     def method(self) -> Method:
         """A new object of the run's method, not attached to a model yet."""
         settings = self.settings
-        return _method(json.dumps(settings.method), self.names, settings.model, self.task, settings.training.max_length)
+        return _method(json.dumps(settings.method), self.names, settings.model, self.task, Limits.of(settings))
 
 
 def plan(settings: RunSettings, names: Names, overrides: list[str]) -> Plan:
@@ -97,30 +110,32 @@ def _task(settings: str) -> Task:
 def _check(settings: RunSettings, names: Names, task: Task) -> None:
     """Raise SettingsError if there is no such model, or if method, model and task do not fit each other."""
     backbone.check_available(settings.model)
-    _check_method(json.dumps(settings.method), names, settings.model, task, settings.training.max_length)
+    _check_method(json.dumps(settings.method), names, settings.model, task, Limits.of(settings))
 
 
 @functools.lru_cache(maxsize=1024)
-def _check_method(method: str, names: Names, model: ModelSettings, task: Task, max_length: int | None) -> None:
+def _check_method(method: str, names: Names, model: ModelSettings, task: Task, limits: Limits) -> None:
     """Check what the runs of a sweep share once for all of them."""
-    _method(method, names, model, task, max_length)
+    _method(method, names, model, task, limits)
 
 
-def _method(settings: str, names: Names, model: ModelSettings, task: Task, max_length: int | None) -> Method:
+def _method(settings: str, names: Names, model: ModelSettings, task: Task, limits: Limits) -> Method:
     """The method object of these settings, checked against the task and against the model's shapes."""
     method: Method = build(json.loads(settings))
     if task.kind not in method.kinds:
         served = ", ".join(sorted(method.kinds))
         raise SettingsError(f"method={names.method} serves {served}; task={names.task} is {task.kind}.")
-    method.max_length = max_length
+    method.max_length = limits.max_length
     anatomy = backbone.skeleton(model, task.kind, task.outputs)
-    if max_length is not None and anatomy.positions is not None and max_length > anatomy.positions:
+    if limits.max_length is not None and anatomy.positions is not None and limits.max_length > anatomy.positions:
         raise SettingsError(
-            f"training.max_length={max_length} is more than model={names.model} has positions; at most "
+            f"training.max_length={limits.max_length} is more than model={names.model} has positions; at most "
             f"{anatomy.positions} will do."
         )
     try:
         method.check(anatomy)
+        if limits.max_steps is not None:
+            method.plan_steps(limits.max_steps)
     except TypeError as error:  # a word for a number whose default is null
         raise SettingsError(f"method={names.method} cannot take these settings: {one_line(error)}.") from error
     return method

@@ -137,11 +137,14 @@ class AdaLora(LinearMethod):
         """The ranks must fit the target."""
         check_rank(self.initial_rank, part, "initial_rank")
 
+    def plan_steps(self, total_steps: int) -> None:
+        """Lay out the phases of the budget."""
+        self.schedule = Schedule.of_run(total_steps, **self.phases)
+
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Put an SVDLinear in the place of every target."""
         from methods.parts.triplets import TripletImportance
 
-        self.schedule = Schedule.of_run(total_steps, **self.phases)
         super().insert(backbone, total_steps)
         self.importance = TripletImportance(list(self.layers.values()), *self.betas)
 

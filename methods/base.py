@@ -3,6 +3,7 @@
 One object per run, built from `conf/method/<name>.yaml`. The loop calls, in this order:
 
     check(anatomy)            settings against a skeleton without weights, before anything is loaded
+    plan_steps(steps)         what happens when; before anything is loaded too, where the run's length is set
     attach(backbone, steps)   freeze, insert, select; before the optimizer exists
     prepare(draw)             look at training examples, where the method needs some before it trains
     parameter_groups(...)     what the optimizer trains, and how
@@ -87,8 +88,15 @@ class Method:
         Raises SettingsError.
         """
 
+    def plan_steps(self, total_steps: int) -> None:
+        """Decide what happens when in a run of `total_steps` optimizer steps.
+
+        Raises SettingsError where the settings do not fit that number.
+        """
+
     def attach(self, backbone: Backbone, total_steps: int) -> None:
         """Make `backbone.model` the model to train: frozen but for the head and what the method declares."""
+        self.plan_steps(total_steps)
         self.backbone = backbone
         train_only_head(backbone)
         pretrained = {id(parameter) for parameter in backbone.model.parameters()}

@@ -137,11 +137,14 @@ class Lamda(LinearMethod):
                 f"method.rank={self.rank} lets some layers have rank {largest}, above the size of {part.name} ({size})."
             )
 
+    def plan_steps(self, total_steps: int) -> None:
+        """The freezing of B follows from the run's length."""
+        self.total_steps = total_steps
+
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Put a layer with its three matrices in the place of every target."""
         from methods.parts.decomposed_linear import HeldColumns
 
-        self.total_steps = total_steps
         super().insert(backbone, total_steps)
         self._decompositions.clear()
         self._held = HeldColumns([layer.B for layer in self.layers.values()])

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.anatomy import Part
-    from bench.backbone import Backbone
     from methods.parts.gated_linear import GatedLinear
 
 GATE_EPSILON = 1e-6
@@ -174,11 +173,10 @@ class Sora(LinearMethod):
         """The rank must fit the target."""
         check_rank(self.rank, part)
 
-    def insert(self, backbone: Backbone, total_steps: int) -> None:
-        """Put a GatedLinear in the place of every target."""
+    def plan_steps(self, total_steps: int) -> None:
+        """Lay out the stages of the threshold."""
         values = thresholds(self.lambda_schedule, self.xi, self.max_lambda, self.lambda_num)
         self.stages = Stages.of_run(total_steps, self.first_stage, values)
-        super().insert(backbone, total_steps)
 
     def adapted(self, part: Part) -> GatedLinear:
         """The target with its factors and its gate."""

@@ -138,6 +138,7 @@ def test_a_sweep_runs_every_combination_in_one_process_and_skips_finished_ones(
         (["tuning.extra.method.dropout=[0.1]"], "write +tuning.extra.method.dropout=VALUE to add it."),
         (["+tuning.extra.method.dropout=[0.1]"], "tuning.extra needs tuning=grid or tuning=optuna."),
         (["training.max_length=541"], "training.max_length=541 is more than model=minilm has positions; at most 540 "),
+        (["method=adalora", "method.init_warmup=2"], "their sum has to be below the run's 2 steps."),
         (["task=glue/_base"], "task=glue/_base is unknown."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

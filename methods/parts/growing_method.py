@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.anatomy import Part
-    from bench.backbone import Backbone
     from methods.parts.growing import GrowingLinear
 
 INTERVAL_SHARE = 0.02
@@ -111,10 +110,9 @@ class GrowingMethod(LinearMethod):
         check_rank(self.rank, part)
         check_rank(self.block_rank, part, "incre_rank_num")
 
-    def insert(self, backbone: Backbone, total_steps: int) -> None:
-        """Put a growing layer in the place of every target."""
+    def plan_steps(self, total_steps: int) -> None:
+        """Lay out when ranks may grow."""
         self.steps = GrowthSteps.of_run(total_steps, **self.phases)
-        super().insert(backbone, total_steps)
 
     @property
     def growing_layers(self) -> list[GrowingLinear]:
