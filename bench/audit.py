@@ -32,6 +32,7 @@ from bench.schema import RecordError, decode
 from bench.settings import RunSettings, register
 from bench.store import RECORD_FILE, Store
 from bench.sweep import SEARCH_PATH
+from bench.trials import Trial, TrialsFailedError, chosen, error_of
 from bench.validation import CONFIGURATION
 from tasks.sources import Source
 
@@ -274,11 +275,12 @@ def _duplicates(records: dict[Path, RunRecord]) -> Iterator[Finding]:
 
 def _trials_that_do_not_fit(records: dict[Path, RunRecord]) -> Iterator[Finding]:
     """Tuned runs whose trials are missing, too many, were not held out, or speak for other runs or settings."""
-    by_id = {record.run_id: record for record in records.values()}
+    by_id = {record.run_id: (file, record) for file, record in records.items()}
     for file, record in records.items():
         if record.status != "complete" or record.tuning == "none":
             continue
-        trials = [by_id[trial] for trial in record.trial_run_ids if trial in by_id]
+        found = dict(by_id[trial] for trial in record.trial_run_ids if trial in by_id)
+        trials = list(found.values())
         if len(trials) < len(record.trial_run_ids):
             yield Finding(file, f"{len(record.trial_run_ids) - len(trials)} of its trials are missing")
             continue
@@ -291,15 +293,22 @@ def _trials_that_do_not_fit(records: dict[Path, RunRecord]) -> Iterator[Finding]
         for axis in AXES:
             if others := {getattr(trial, axis) for trial in trials} - {getattr(record, axis)}:
                 yield Finding(file, f"a trial is of another {axis}: {', '.join(sorted(others))}")
-        yield from _other_choice(file, record, trials)
+        yield from _other_choice(file, record, found)
 
 
-def _other_choice(file: Path, record: RunRecord, trials: list[RunRecord]) -> Iterator[Finding]:
-    """A finding if the settings are not those of a trial with the best held-out score."""
-    best = max((trial.score for trial in trials if trial.score is not None), default=math.nan)
-    of_best = [_values(trial, record.tuned_settings) for trial in trials if trial.score == best]
-    if record.tuned_settings not in of_best:
-        yield Finding(file, f"tuned_settings are {record.tuned_settings}; the best trial speaks for {of_best[:1]}")
+def _other_choice(file: Path, record: RunRecord, trials: Mapping[Path, RunRecord]) -> Iterator[Finding]:
+    """A finding if the settings are not those that the trials' scores speak for."""
+    tried = [
+        Trial(trial.run_id, _values(trial, record.tuned_settings), trial.score, error_of(trial, place.parent))
+        for place, trial in trials.items()
+    ]
+    try:
+        best = dict(chosen(tried).values)
+    except TrialsFailedError as error:
+        yield Finding(file, f"tuned_settings are {record.tuned_settings}; {error}")
+        return
+    if record.tuned_settings != best:
+        yield Finding(file, f"tuned_settings are {record.tuned_settings}; its trials speak for {best}")
 
 
 def _values(record: RunRecord, names: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,20 +13,12 @@ from typing import Any, Protocol
 
 from bench.errors import SettingsError, nearest
 from bench.settings import LEARNING_RATE, RunSettings, TuningSettings
+from bench.trials import Trial
 from bench.validation import NOT_SETTABLE
 
 TRIALS_OWN = ("seed", "budget", "tuning", "measure", "training.max_steps")
 """Settings that are a trial's own, whatever the runs that count have."""
 DIGITS = 3
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What was tried, by setting, and the score on held-out examples; None where the trial diverged or did not fit."""
-
-    run_id: str
-    values: Mapping[str, Any]
-    score: float | None
 
 
 class Sampler(Protocol):
@@ -118,7 +110,7 @@ def _as_optuna(trial: Trial, distributions: Mapping[str, Any]) -> Any:
     import optuna
 
     bounds = distributions[LEARNING_RATE]
-    rate = min(max(float(trial.values[LEARNING_RATE]), bounds.low), bounds.high)
+    rate = min(max(trial.rate, bounds.low), bounds.high)
     state = optuna.trial.TrialState.FAIL if trial.score is None else optuna.trial.TrialState.COMPLETE
     return optuna.trial.create_trial(
         state=state, params={**trial.values, LEARNING_RATE: rate}, distributions=dict(distributions), value=trial.score

@@ -7,15 +7,16 @@ the same command, started again, repeats none; and what is chosen follows from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bench import sweep
-from bench.errors import SettingsError, UserError
-from bench.samplers import TRIALS_OWN, Trial, quoted, sampler, setting_of
+from bench.errors import SettingsError
+from bench.samplers import TRIALS_OWN, quoted, sampler, setting_of
 from bench.settings import LEARNING_RATE, RunSettings
 from bench.sweep import Sweep
+from bench.trials import Trial, TrialsFailedError, chosen, error_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 
 OUTCOMES = ("complete", "diverged", "out_of_memory")
 """How a trial may end that tells something about its settings; any other end tells something about the machine."""
-
-
-class TrialsFailedError(UserError):
-    """The trials of a study do not allow a choice."""
-
-    exit_code = 1
 
 
 def studies(asked: Sweep) -> list[Study]:
@@ -104,9 +99,9 @@ class Study:
             record = trial.store.ended(trial.folder)
             if record is None or record.status not in OUTCOMES:
                 self.without_outcome += 1
-            score = None if record is None else record.score
             values = trial.settings.values(self.settings.tuning.keys)
-            self.done.append(Trial(trial.run_id, values, score))
+            score, error = (None, 0.0) if record is None else (record.score, error_of(record, trial.folder))
+            self.done.append(Trial(trial.run_id, values, score, error))
         self._under_way = []
 
     def finals(self) -> Sweep:
@@ -129,20 +124,9 @@ class Study:
         values = ", ".join(f"{key}={value}" for key, value in best.values.items())
         rates = ", ".join(
             f"{trial.values[LEARNING_RATE]}: {'failed' if trial.score is None else f'{trial.score:.1f}'}"
-            for trial in sorted(self.done, key=lambda trial: float(trial.values[LEARNING_RATE]))
+            for trial in sorted(self.done, key=lambda trial: trial.rate)
         )
         return f"tuned {names.method} on {names.task}, {names.model}: {values} ({rates})"
-
-
-def chosen(trials: Sequence[Trial]) -> Trial:
-    """The trial with the best held-out score, of equal ones that of the lowest learning rate.
-
-    Raises TrialsFailedError if none was completed.
-    """
-    completed = [trial for trial in trials if trial.score is not None]
-    if not completed:
-        raise TrialsFailedError(f"none of the {len(trials)} trials was completed, so nothing can be chosen.")
-    return max(completed, key=lambda trial: (trial.score, -float(trial.values[LEARNING_RATE])))
 
 
 def _is_trials_own(key: str) -> bool:

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.comparisons import Runs, compared
-from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes
+from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes, standard_error
 from bench.record import RunRecord
 from tasks.metrics.superglue import best_entities, multirc_metrics, record_metrics, superglue_metrics
 from tests.conftest import runs_of
@@ -101,6 +101,25 @@ class TestMetrics:
 
     def test_a_run_without_predictions_has_no_outcomes(self, tmp_path: Path) -> None:
         assert outcomes(tmp_path, METRICS["accuracy"]) is None
+        assert standard_error(tmp_path, METRICS["accuracy"]) is None
+
+
+class TestStandardError:
+    def test_that_of_accuracy_is_the_binomial_one(self, tmp_path: Path) -> None:
+        found = with_errors(0.3)
+        share = np.mean(found == LABELS)
+        error = standard_error(written(tmp_path, LABELS, found), METRICS["accuracy"])
+        assert error == pytest.approx((share * (1 - share) / len(LABELS)) ** 0.5, rel=0.05)
+
+    def test_that_of_a_correlation_is_near_fishers(self, tmp_path: Path) -> None:
+        labels = RANDOM.normal(size=400)
+        found = 0.8 * labels + 0.6 * RANDOM.normal(size=400)
+        error = standard_error(written(tmp_path, labels, found), METRICS["pearson"])
+        assert error == pytest.approx((1 - 0.8**2) / 400**0.5, rel=0.3)
+
+    def test_there_is_none_where_the_metric_is_undefined(self, tmp_path: Path) -> None:
+        labels = np.arange(10.0)
+        assert standard_error(written(tmp_path, labels, np.zeros(10)), METRICS["pearson"]) is None
 
 
 def runs(folder: Path, *shares: float, first_seed: int = 0, metric: str = "accuracy") -> Runs:

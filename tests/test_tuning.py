@@ -11,9 +11,9 @@ import pytest
 
 from bench.errors import SettingsError
 from bench.record import RunRecord
-from bench.samplers import Grid, Optuna, Trial, learning_rates
+from bench.samplers import Grid, Optuna, learning_rates
 from bench.settings import TuningSettings
-from bench.tuning import TrialsFailedError, chosen
+from bench.trials import Trial, TrialsFailedError, chosen
 from bench.workspace import working_folder
 from tests.conftest import RunCommand, records
 
@@ -21,8 +21,8 @@ RATE = "training.learning_rate"
 SHORT = ("tuning.trials=3", "tuning.steps=2", "measure=none")
 
 
-def trial(rate: float, score: float | None, **values: Any) -> Trial:
-    return Trial(f"run-{rate}", {RATE: rate, **values}, score)
+def trial(rate: float, score: float | None, error: float = 0.0, **values: Any) -> Trial:
+    return Trial(f"run-{rate}", {RATE: rate, **values}, score, error)
 
 
 class TestGrid:
@@ -78,6 +78,14 @@ class TestOptuna:
 class TestChoice:
     def test_the_best_held_out_score_wins_and_of_equal_ones_the_lowest_rate(self) -> None:
         assert chosen([trial(1e-4, 70.0), trial(1e-2, 80.0), trial(1e-3, 80.0)]).values[RATE] == 1e-3
+
+    def test_the_next_lower_rate_is_taken_where_it_is_within_one_standard_error(self) -> None:
+        lower = [trial(1e-4, 79.5), trial(1e-3, 79.2)]
+        assert chosen([*lower, trial(1e-2, 80.0, error=1.0)]).values[RATE] == 1e-3
+        assert chosen([*lower, trial(1e-2, 80.0, error=0.7)]).values[RATE] == 1e-2
+        assert chosen([trial(1e-3, None), trial(1e-2, 80.0, error=9.0)]).values[RATE] == 1e-2
+        others = [trial(1e-4, 79.5, rank=4), trial(1e-3, 79.5, rank=8)]
+        assert chosen([*others, trial(1e-2, 80.0, error=1.0, rank=4)]) is others[0]
 
     def test_trials_that_failed_or_diverged_are_never_chosen(self) -> None:
         assert chosen([trial(1e-2, None), trial(1e-4, 10.0)]).values[RATE] == 1e-4

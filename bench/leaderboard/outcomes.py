@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 PREDICTIONS_FILE = "predictions.parquet"
+RESAMPLES = 2_000
 ROW = "id"
 """The column that numbers the rows: where it tells examples apart, every row is one."""
 
@@ -162,6 +163,21 @@ OF_TASKS: Mapping[str, Metric] = {
 def metric_of(task: str, headline: str | None) -> Metric | None:
     """A task's headline metric; None for one that is not known."""
     return OF_TASKS.get(task, METRICS.get(headline or ""))
+
+
+def standard_error(folder: str | Path, metric: Metric) -> float | None:
+    """Standard error of the metric over a run's examples, by bootstrap.
+
+    None where its predictions are missing or leave the metric undefined.
+    """
+    from bench.leaderboard.statistics.resampling import resampled_means
+
+    found = outcomes(folder, metric)
+    if found is None:
+        return None
+    replicates = metric.of_means(resampled_means(found.values, RESAMPLES, np.random.default_rng(0)))
+    defined = replicates[np.isfinite(replicates)]
+    return float(defined.std()) if len(defined) else None
 
 
 def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:

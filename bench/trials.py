@@ -1,0 +1,67 @@
+"""Trials of a study: what each tried, how it did, and which one's settings go into the runs that count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+from bench.leaderboard.outcomes import metric_of, standard_error
+from bench.settings import LEARNING_RATE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.record import RunRecord
+
+
+class TrialsFailedError(UserError):
+    """The trials of a study do not allow a choice."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What was tried, by setting, and the score on held-out examples; None where the trial diverged or did not fit."""
+
+    run_id: str
+    values: Mapping[str, Any]
+    score: float | None
+    error: float = 0.0
+    """Standard error of the score over those examples, in points; 0 where it is not known."""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return float(self.values[LEARNING_RATE])
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The other settings that were tried."""
+        return {key: value for key, value in self.values.items() if key != LEARNING_RATE}
+
+
+def error_of(record: RunRecord, folder: Path) -> float:
+    """Standard error of a trial's score over its examples, in points; 0 where its predictions do not tell."""
+    metric = metric_of(record.task, record.metric)
+    error = None if metric is None else standard_error(folder, metric)
+    return 0.0 if error is None else 100 * error
+
+
+def chosen(trials: Sequence[Trial]) -> Trial:
+    """The trial with the best held-out score, or the one like it at the next lower learning rate if that is as good.
+
+    As good is a score within one standard error of the best. A rate at the edge of what is stable may do well in one
+    short trial and fail in the runs that count, so of two neighbours that the trials do not tell apart the lower one is
+    taken. Raises TrialsFailedError if no trial was completed.
+    """
+    completed = {trial: trial.score for trial in trials if trial.score is not None}
+    if not completed:
+        raise TrialsFailedError(f"none of the {len(trials)} trials was completed, so nothing can be chosen.")
+    best = max(completed, key=lambda trial: (completed[trial], -trial.rate))
+    lower = [trial for trial in trials if trial.rate < best.rate and trial.others == best.others]
+    below = max(lower, key=lambda trial: trial.rate, default=best)
+    return below if completed.get(below, -math.inf) >= completed[best] - best.error else best
