@@ -148,7 +148,7 @@ def test_a_record_has_every_column_or_its_reason(sample: RunCommand, tmp_path: P
     failures = {reason for reason in record.reasons.values() if "Error" in reason}
     assert not failures
     assert record.wall_seconds is not None
-    assert sum(record.phase_seconds.values()) == pytest.approx(record.wall_seconds, rel=0.02)
+    assert sum(record.phase_seconds.values()) == pytest.approx(record.wall_seconds, rel=0.02, abs=0.3)
     assert record.inference_form == ("merged" if method == "lora" else "trained")
     assert record.inference_score == record.score
     assert record.forms_differ is False

@@ -20,11 +20,14 @@ _SERVER.set_forkserver_preload(list(LIBRARIES))
 
 
 def run(script: Path, arguments: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:
-    """`python script arguments...` in a folder. Raises subprocess.TimeoutExpired."""
+    """`python script arguments...` in a folder, with this process's environment. Raises subprocess.TimeoutExpired.
+
+    Variables that a library reads while it is imported have the values that they had when the server started.
+    """
     command = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as outputs:
         out, err = Path(outputs, "out"), Path(outputs, "err")
-        process = _SERVER.Process(target=_run_script, args=(command, folder, out, err))
+        process = _SERVER.Process(target=_run_script, args=(command, folder, dict(os.environ), out, err))
         process.start()
         process.join(timeout)
         if process.exitcode is None:
@@ -34,8 +37,10 @@ def run(script: Path, arguments: list[str], folder: Path, timeout: float) -> sub
         return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), err.read_text())
 
 
-def _run_script(command: list[str], folder: Path, out: Path, err: Path) -> None:
+def _run_script(command: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
     """Become the command: its outputs go to the two files; its exit code leaves as SystemExit."""
+    os.environ.clear()
+    os.environ.update(environment)
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(folder)
