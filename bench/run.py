@@ -18,14 +18,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from bench import samplers, settings, status, sweep, validation
-from bench.console import FULL_ERROR, new_console, refuse
-from bench.errors import SettingsError, UserError
+from bench import samplers, settings, status, sweep
+from bench.commands import exit_code_of
+from bench.console import FULL_ERROR, new_console
+from bench.errors import UserError
 from bench.in_process import carry_out, carry_out_all
 from bench.planning import Names, Plan, plan
 from bench.signals import Stopped
@@ -42,18 +41,9 @@ def main() -> int:
     arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
     options = [argument for argument in arguments if argument.startswith("-")]
     console = new_console()
+    run = run_sweep if len(arguments) < len(sys.argv) - 1 and not options else run_single
     try:
-        if len(arguments) < len(sys.argv) - 1 and not options:
-            return run_sweep(arguments, console)
-        return run_single(arguments, console)
-    except (HydraException, OmegaConfBaseException) as error:
-        return refuse(SettingsError(validation.explain(error)))
-    except AssertionError as error:
-        if validation.NO_ROOT not in str(error):
-            raise
-        return refuse(SettingsError(validation.explain(error)))
-    except UserError as error:
-        return refuse(error)
+        return exit_code_of(functools.partial(run, arguments, console))
     except Stopped as stop:
         return SIGNALLED + stop.number
     except KeyboardInterrupt:

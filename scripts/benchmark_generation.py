@@ -27,7 +27,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from scripts.benchmarking import attached, planned, runner, training_loop
+from bench.commands import exit_code_of
+from scripts.benchmarking import attached, planned, runner, training_loop, whole_number
 
 if TYPE_CHECKING:
     from bench.backbone import Backbone
@@ -132,9 +133,9 @@ def timed(generate: Callable[[], list[str]], problems: int) -> tuple[float, list
 def main() -> int:
     """Run both contestants turn by turn and print medians, their ratio and what differs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--problems", type=int, default=250)
+    parser.add_argument("--pairs", type=whole_number, default=3)
+    parser.add_argument("--batch-size", type=whole_number, default=64)
+    parser.add_argument("--problems", type=whole_number, default=250)
     arguments, overrides = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as results:
         todo = planned(["task=gsm8k", *overrides, f"results.dir={results}"])
@@ -168,4 +169,4 @@ def _summary(speeds: Mapping[str, Sequence[float]], count: int, different: int) 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -27,9 +27,10 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from bench.commands import exit_code_of
 from bench.errors import SettingsError, UserError
 from bench.hardware import description
-from scripts.benchmarking import attached, planned, training_loop
+from scripts.benchmarking import attached, planned, training_loop, whole_number
 
 if TYPE_CHECKING:
     from bench.planning import Plan
@@ -166,8 +167,8 @@ def main() -> int:
     """Compare the methods one by one and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-    parser.add_argument("--methods", nargs="+", default=every)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--methods", nargs="+", default=every, choices=every, metavar="METHOD")
+    parser.add_argument("--steps", type=whole_number, default=60)
     parser.add_argument("--table", type=Path)
     arguments, overrides = parser.parse_known_args()
     console = Console(soft_wrap=True)
@@ -194,4 +195,4 @@ def _add(row: Row, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

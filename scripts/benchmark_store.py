@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.commands import exit_code_of
 from bench.index import INDEX_FILE, Index
 from bench.leaderboard import parts
 from bench.leaderboard import publish as leaderboard
@@ -42,6 +43,7 @@ from bench.measure import memory
 from bench.record import SCHEMA_VERSION, RunRecord
 from bench.schema import TYPES
 from bench.store import RECORD_FILE, Store
+from scripts.benchmarking import whole_number
 
 NEW = 100
 ASKED = 10_000
@@ -198,17 +200,22 @@ def _forget(results: Path) -> None:
         shutil.rmtree(results / folder, ignore_errors=True)
 
 
+def sizes(text: str) -> list[int]:
+    """Numbers of records. Raises argparse.ArgumentTypeError."""
+    return [whole_number(size) for size in text.split(",")]
+
+
 def main() -> int:
     """Write records up to each size and measure there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of records, ascending")
+    parser.add_argument("--sizes", type=sizes, default=SIZES, help="numbers of records, separated by commas")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made (default: the system's)")
     arguments = parser.parse_args()
     table = Table(*COLUMNS, title="the store of records", title_justify="left")
     written, number = 0, 0
     with tempfile.TemporaryDirectory(prefix="parsimony-store-", dir=arguments.folder) as folder:
         results = Path(folder)
-        for size in sorted(int(size) for size in arguments.sizes.split(",")):
+        for size in sorted(arguments.sizes):
             following = number + size - written
             write(results, range(number, following))
             number = following + ROOM
@@ -219,4 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

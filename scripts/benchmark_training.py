@@ -24,7 +24,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from rich.console import Console
 from rich.table import Table
 
-from scripts.benchmarking import attached, planned, runner, training_loop
+from bench.commands import exit_code_of
+from scripts.benchmarking import attached, planned, runner, training_loop, whole_number
 
 if TYPE_CHECKING:
     from bench.planning import Plan
@@ -167,8 +168,8 @@ class Contest:
 def main() -> int:
     """Let the contestants take turns and print speeds and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--pairs", type=whole_number, default=5)
+    parser.add_argument("--steps", type=whole_number, default=200)
     parser.add_argument("--without", nargs="*", default=[], choices=CONTESTANTS[1:])
     arguments, overrides = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as results:
@@ -201,4 +202,4 @@ def _summary(speeds: dict[str, list[float]], scores: dict[str, list[float]]) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

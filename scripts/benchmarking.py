@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from bench.training import TrainingLoop
     from methods.base import Method
     from tasks.base import Examples
+
+
+def whole_number(text: str) -> int:
+    """A number on the command line. Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
+    return int(text)
 
 
 def planned(overrides: Sequence[str]) -> Plan:

@@ -18,6 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import pandas as pd
 from rich.console import Console
 
+from bench.commands import exit_code_of
 from bench.errors import SettingsError, suggestion
 from bench.index import Index
 from bench.leaderboard.columns import GROUP
@@ -36,11 +37,7 @@ def main() -> int:
     parser.add_argument("conditions", nargs="*", metavar="COLUMN=VALUE", help="such as task=glue/rte")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     arguments = parser.parse_args()
-    try:
-        runs = chosen_runs(arguments.results, [arguments.first, arguments.second], arguments.conditions)
-    except SettingsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    runs = chosen_runs(arguments.results, [arguments.first, arguments.second], arguments.conditions)
     found = sentences(runs, Store(arguments.results).root, arguments.first, arguments.second)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for text, _ in found:
@@ -113,4 +110,4 @@ def _scored(row: pd.Series[Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from rich.console import Console
 from rich.table import Table
 
+from bench.commands import exit_code_of
 from bench.errors import UserError, suggestion
 from bench.index import Index
 from bench.record import RunRecord
@@ -149,13 +150,9 @@ def main() -> int:
     parser.add_argument("record", help="a run id, its beginning, or the path of a record or its folder")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     arguments = parser.parse_args()
-    try:
-        explain(find(arguments.record, arguments.results), Console(soft_wrap=True, highlight=False))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    explain(find(arguments.record, arguments.results), Console(soft_wrap=True, highlight=False))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -14,11 +14,11 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.bundle import pack, run_ids
+from bench.commands import exit_code_of
 from bench.errors import UserError
 from bench.index import Index
 from bench.leaderboard.columns import DEFAULTS
 from bench.leaderboard.publish import is_demonstration
-from bench.schema import RecordError
 from bench.store import Store
 
 
@@ -30,13 +30,8 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="sample and smoke runs as well")
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
-        print(f"error: {arguments.results} is no folder.", file=sys.stderr)
-        return 2
-    try:
-        return export(arguments.results, arguments.folder, arguments.all)
-    except (UserError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UserError(f"{arguments.results} is no folder.")
+    return export(arguments.results, arguments.folder, arguments.all)
 
 
 def export(results: Path, folder: Path, everything: bool) -> int:
@@ -44,12 +39,10 @@ def export(results: Path, folder: Path, everything: bool) -> int:
     folders = chosen_folders(Index.refreshed(results), everything)
     others = set(run_ids(folder)) - {chosen.name for chosen in folders}
     if others:
-        print(
-            f"error: {folder} holds {len(others)} runs that would be lost; "
-            f"`python scripts/import_results.py {folder}` merges them into the results first.",
-            file=sys.stderr,
+        raise UserError(
+            f"{folder} holds {len(others)} runs that would be lost; "
+            f"`python scripts/import_results.py {folder}` merges them into the results first."
         )
-        return 2
     print(f"{pack(folders, folder)} runs in {folder}")
     return 0
 
@@ -66,4 +59,4 @@ def chosen_folders(index: Index, everything: bool) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.audit import audit, record_files
 from bench.bundle import is_bundle, pack, unpack
+from bench.commands import exit_code_of
 from bench.errors import UserError
 from bench.schema import RecordError
 
@@ -30,8 +31,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     arguments = parser.parse_args()
     if not (is_bundle(arguments.source) or (arguments.source / "runs").is_dir()):
-        print(f"error: {arguments.source} is neither a results folder nor a bundle of records.", file=sys.stderr)
-        return 2
+        raise UserError(f"{arguments.source} is neither a results folder nor a bundle of records.")
     try:
         return merge(arguments.source, arguments.results)
     except (UserError, RecordError) as error:
@@ -58,4 +58,4 @@ def merge(source: Path, results: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from bench.bundle import PUBLISHED, is_bundle, unpack
+from bench.commands import exit_code_of
 from bench.errors import UserError
 from bench.index import Index
 from bench.leaderboard import page
 from bench.leaderboard.publish import FOLDER, publish
-from bench.schema import RecordError
 
 REPORTED = 10
 """At most this many unreadable records are named."""
@@ -36,13 +36,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     results = parser.parse_args().results
     if not results.is_dir():
-        print(f"error: {results} is no folder.", file=sys.stderr)
-        return 2
-    try:
-        merge_published(results)
-    except (UserError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UserError(f"{results} is no folder.")
+    merge_published(results)
     index = Index.refreshed(results)
     report_unreadable(index)
     files = publish(results, index)
@@ -83,4 +78,4 @@ def shown(file: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -23,6 +23,7 @@ sys.path[0] = str(ROOT)
 import pandas as pd
 
 from bench.bundle import PUBLISHED, unpack
+from bench.commands import exit_code_of
 from bench.errors import UserError
 from bench.index import Index
 from bench.leaderboard import page
@@ -32,7 +33,6 @@ from bench.leaderboard.documents import NOT_SEPARABLE, UNTESTED, in_markdown, sc
 from bench.leaderboard.parts import parts
 from bench.leaderboard.publish import FOLDER, publish
 from bench.leaderboard.rows import as_records
-from bench.schema import RecordError
 
 BUNDLE = ROOT / "results" / PUBLISHED
 BOARDS = BUNDLE / FOLDER
@@ -152,13 +152,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is not up to date")
     check = parser.parse_args().check
     if not check and not page.available():
-        print(f"error: {page.NEEDED}", file=sys.stderr)
-        return 2
-    try:
-        published = Published.of(BUNDLE, pages=not check)
-    except (UserError, RecordError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UserError(page.NEEDED)
+    published = Published.of(BUNDLE, pages=not check)
     if not check:
         published.write()
         print(f"{len(published.files)} files in {BOARDS}, and {README}")
@@ -169,4 +164,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

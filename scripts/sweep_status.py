@@ -15,8 +15,9 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench import status, sweep
-from bench.console import new_console, refuse
-from bench.errors import StorageError, UserError, one_line
+from bench.commands import exit_code_of
+from bench.console import new_console
+from bench.errors import StorageError, one_line
 
 
 def main() -> int:
@@ -27,15 +28,12 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list the sweeps")
     arguments = parser.parse_args()
     console = new_console()
-    try:
-        if arguments.list:
-            for found in _sweeps(arguments.results):
-                command = " ".join(found["command"])
-                console.print(f"{found['id']}  {found['started_at']}  {len(found['runs'])} runs  {command}")
-            return 0
-        chosen = _chosen(arguments.results, arguments.sweep or "")
-    except UserError as error:
-        return refuse(error)
+    if arguments.list:
+        for found in _sweeps(arguments.results):
+            command = " ".join(found["command"])
+            console.print(f"{found['id']}  {found['started_at']}  {len(found['runs'])} runs  {command}")
+        return 0
+    chosen = _chosen(arguments.results, arguments.sweep or "")
     runs = status.of_runs(arguments.results, [arguments.results / run["folder"] for run in chosen["runs"]])
     console.print(f"sweep {chosen['id']}: {len(runs)} runs, started {chosen['started_at']}")
     console.print(status.table(runs))
@@ -67,4 +65,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

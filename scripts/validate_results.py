@@ -13,6 +13,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.audit import audit, record_files
+from bench.commands import exit_code_of
+from bench.errors import UserError
 
 
 def main() -> int:
@@ -21,11 +23,9 @@ def main() -> int:
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="default: results")
     results = parser.parse_args().results
     if not results.is_dir():
-        print(f"error: {results} is no folder.", file=sys.stderr)
-        return 2
+        raise UserError(f"{results} is no folder.")
     if not record_files(results):
-        print(f"error: {results} has no records; scripts/import_results.py checks a bundle.", file=sys.stderr)
-        return 2
+        raise UserError(f"{results} has no records; scripts/import_results.py checks a bundle.")
     found = audit(results)
     for finding in found:
         print(f"{finding.path}: {finding.what}")
@@ -34,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))
