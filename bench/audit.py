@@ -29,7 +29,7 @@ from bench.measure.derived import note_composites
 from bench.planning import build
 from bench.record import RunRecord
 from bench.schema import RecordError, decode
-from bench.settings import RunSettings, register
+from bench.settings import LEARNING_RATE, RunSettings, register
 from bench.store import RECORD_FILE, Store
 from bench.sweep import SEARCH_PATH
 from bench.trials import Trial, TrialsFailedError, chosen, error_of
@@ -302,6 +302,9 @@ def _other_choice(file: Path, record: RunRecord, trials: Mapping[Path, RunRecord
         Trial(trial.run_id, _values(trial, record.tuned_settings), trial.score, error_of(trial, place.parent))
         for place, trial in trials.items()
     ]
+    if not all(isinstance(trial.values.get(LEARNING_RATE), (int, float)) for trial in tried):
+        yield Finding(file, f"tuned_settings are {record.tuned_settings}; its trials name no learning rate")
+        return
     try:
         best = dict(chosen(tried).values)
     except TrialsFailedError as error:

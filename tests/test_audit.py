@@ -173,6 +173,13 @@ def test_a_study_with_a_trial_that_failed_comes_through(results: Path, tmp_path:
     assert "/home/me" not in "".join(pq.read_table(tmp_path / "bundle" / RECORDS_FILE)["record"].to_pylist())
 
 
+@pytest.mark.parametrize("settings", [{}, {"training.rate": 1.0}])
+def test_tuned_settings_without_a_learning_rate_are_found(settings: dict[str, Any], results: Path) -> None:
+    file = final(results)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tuned_settings": settings}))
+    assert "its trials name no learning rate" in of(file, results)
+
+
 def test_a_trial_that_failed_speaks_for_no_settings(results: Path) -> None:
     run = decode(final(results).read_bytes())
     for folder in [folder for folder in records(results) if folder.name in run.trial_run_ids]:
