@@ -93,9 +93,8 @@ def test_a_preempted_run_on_two_nodes_goes_on_from_its_checkpoint(tiny_bert: Pat
     settings = [*HERE, f"model.path={tiny_bert}", *steps, "hardware=slurm/cpu-2x1", *ON_SLURM]
     process = started(tmp_path, *settings, "hardware.slurm.partition=low", "hardware.slurm.cpus_per_task=4")
     wait_until(lambda: bool(checkpoints(tmp_path)), 180)
-    subprocess.run(
-        ["sbatch", "--partition=debug", "--nodes=2", "--exclusive", "--wrap=sleep 1"], check=True, capture_output=True
-    )
+    job = ["sbatch", "--partition=debug", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
+    subprocess.run(job, check=True, capture_output=True)
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     _, record = the_record(tmp_path)
