@@ -9,24 +9,24 @@ from pathlib import Path
 
 import yaml
 
-from bench import provenance
 from bench.errors import Diverged, one_line
 from bench.files import write_json
 from bench.identity import recipe_id, settings_id
 from bench.planning import Plan
-from bench.record import RunRecord
-from bench.schema import plain
+from bench.processes.signals import Stopped
+from bench.processes.team import ALONE, Team
+from bench.records import provenance
+from bench.records.record import RunRecord
+from bench.records.schema import plain
+from bench.records.store import RECORD_FILE, TRACEBACK_FILE
 from bench.settings import RunSettings
-from bench.signals import Stopped
-from bench.store import RECORD_FILE
-from bench.team import ALONE, Team
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def traceback_file(folder: Path, team: Team = ALONE) -> Path:
     """Where a failed run's process leaves its traceback."""
-    return folder / ("traceback.txt" if team.is_first else f"traceback-of-process-{team.rank}.txt")
+    return folder / (TRACEBACK_FILE if team.is_first else f"traceback-of-process-{team.rank}.txt")
 
 
 def opened(plan: Plan) -> RunRecord:

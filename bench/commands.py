@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import validation
 from bench.console import refuse
 from bench.errors import DataError, SettingsError, UserError, one_line
-from bench.schema import RecordError
+from bench.records.schema import RecordError
 
 
 def exit_code_of(command: Callable[[], int]) -> int:

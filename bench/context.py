@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.checkpoint import Checkpoints
     from bench.measure.meters import Meters
     from bench.measure.phases import Phases
     from bench.planning import Plan
-    from bench.record import RunRecord
-    from bench.signals import StopRequest
-    from bench.team import Team
+    from bench.processes.signals import StopRequest
+    from bench.processes.team import Team
+    from bench.records.checkpoint import Checkpoints
+    from bench.records.record import RunRecord
     from bench.tracker import Tracker
     from methods.base import Method
 

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bench.dropout import ATTENTION_NAME as TRAINING_ATTENTION
+from bench.backbone.dropout import ATTENTION_NAME as TRAINING_ATTENTION
 
 ATTENTION_NAME = "sdpa_one_query"
 REPLACED = ("sdpa", TRAINING_ATTENTION)

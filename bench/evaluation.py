@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.batching import evaluation_order
+from bench.backbone.kinds import KINDS
 from bench.errors import Diverged
 from bench.generation import Completion, Decoding, complete, positions_from_masks
-from bench.kinds import KINDS
-from bench.team import ALONE, Team
+from bench.processes.team import ALONE, Team
+from bench.training.batching import evaluation_order
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from bench.backbone import Backbone
+    from bench.backbone.pretrained import Backbone
     from tasks.base import Examples, Scores, Task
     from tasks.batch import Batch
     from tasks.examples import ContinuationExamples

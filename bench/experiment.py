@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bench import recipe, signals
+from bench import recipe
 from bench.context import Terms
-from bench.launch import launched
 from bench.planning import Plan
-from bench.record import RunRecord
-from bench.team import ALONE
-from bench.workspace import ClaimLost, Held, Workspace, claimed
+from bench.processes import signals
+from bench.processes.launch import launched
+from bench.processes.team import ALONE
+from bench.records.record import RunRecord
+from bench.records.store import ADAPTER_FOLDER
+from bench.records.workspace import ClaimLost, Held, Workspace, claimed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +83,7 @@ def _tried(plan: Plan, workspace: Workspace, console: Console, stop: signals.Sto
             plan, Terms(workspace.folder, console, stop, ALONE, size, tuple(too_large), workspace.check_claim)
         )
         tried = min(size or plan.settings.training.batch_size, -(-plan.settings.training.batch_size // processes))
-        trained = (workspace.folder / recipe.ADAPTER_FOLDER).exists()
+        trained = (workspace.folder / ADAPTER_FOLDER).exists()
         if record.status != "out_of_memory" or trained or tried == 1 or hardware.machines > 1:
             return record
         too_large.append(tried)

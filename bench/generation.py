@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.batching import evaluation_order
-from bench.team import ALONE, Team
+from bench.processes.team import ALONE, Team
+from bench.training.batching import evaluation_order
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from bench.backbone import Backbone
+    from bench.backbone.pretrained import Backbone
     from tasks.base import Examples
 
 LOOK_EVERY = 8

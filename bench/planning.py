@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import hydra.utils
 from hydra.errors import InstantiationException
 
-from bench import backbone, hardware
+from bench import hardware
+from bench.backbone import pretrained
 from bench.errors import SettingsError, UserError, one_line
 from bench.identity import canonical, run_id
-from bench.record import RunRecord
+from bench.records.record import RunRecord
+from bench.records.store import Store
 from bench.settings import ModelSettings, RunSettings
-from bench.store import Store
 from tasks.base import Task
 from tasks.locating import resolve
 from tasks.sources import Source
@@ -109,7 +110,7 @@ def _task(settings: str) -> Task:
 
 def _check(settings: RunSettings, names: Names, task: Task) -> None:
     """Raise SettingsError if there is no such model, or if method, model and task do not fit each other."""
-    backbone.check_available(settings.model)
+    pretrained.check_available(settings.model)
     _check_method(json.dumps(settings.method), names, settings.model, task, Limits.of(settings))
 
 
@@ -126,7 +127,7 @@ def _method(settings: str, names: Names, model: ModelSettings, task: Task, limit
         served = ", ".join(sorted(method.kinds))
         raise SettingsError(f"method={names.method} serves {served}; task={names.task} is {task.kind}.")
     method.max_length = limits.max_length
-    anatomy = backbone.skeleton(model, task.kind, task.outputs)
+    anatomy = pretrained.skeleton(model, task.kind, task.outputs)
     if limits.max_length is not None and anatomy.positions is not None and limits.max_length > anatomy.positions:
         raise SettingsError(
             f"training.max_length={limits.max_length} is more than model={names.model} has positions; at most "

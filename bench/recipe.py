@@ -11,33 +11,34 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import backbone
+from bench.backbone import pretrained
+from bench.backbone.kinds import KINDS
 from bench.bookkeeping import closed, is_out_of_memory, note_failure, opened, traceback_file
 from bench.context import Run, Terms
 from bench.errors import UserError
-from bench.kinds import KINDS
 from bench.measure import memory_causes, parameters
 from bench.measure.meters import Meters
 from bench.measure.phases import MEASURE, Phases
 from bench.planning import Plan
-from bench.randomness import seed_everything, stream_seed
-from bench.record import RunRecord
-from bench.resumable import HISTORY_FILE, ResumableTraining, checkpoints_of, earlier_work
-from bench.signals import Stopped
+from bench.processes.signals import Stopped
+from bench.records.record import RunRecord
+from bench.records.store import ADAPTER_FOLDER, HISTORY_FILE, PREDICTIONS_FILE
+from bench.records.workspace import ClaimLost
 from bench.tracker import NoTracker, Tracker, tracker
-from bench.workspace import ClaimLost
+from bench.training.randomness import seed_everything, stream_seed
+from bench.training.resumable import ResumableTraining, checkpoints_of, earlier_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from bench.backbone.pretrained import Backbone
     from bench.evaluation import Evaluation
     from bench.settings import ModelSettings
-    from bench.training import TrainingLoop
+    from bench.training.loop import TrainingLoop
     from methods.base import Method
     from tasks.base import Examples, Task
     from tasks.sources import Source
 
-ADAPTER_FOLDER, PREDICTIONS_FILE = "adapter", "predictions.parquet"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "evaluate", "pandas", "tasks.metrics.glue")
 
 
@@ -93,8 +94,8 @@ def _recipe(run: Run) -> None:
 
     with run.phase("load"):
         seed_everything(plan.settings.seed, "head")
-        base = backbone.fresh(plan.settings.model, plan.task.kind, plan.task.outputs)
-        record.model_sha256 = backbone.weights_sha256(plan.settings.model)
+        base = pretrained.fresh(plan.settings.model, plan.task.kind, plan.task.outputs)
+        record.model_sha256 = pretrained.weights_sha256(plan.settings.model)
 
     with run.phase("encode"):
         train_examples, reported = _encoded_splits(plan)
@@ -134,9 +135,7 @@ def _train(run: Run, loop: TrainingLoop, earlier: dict[str, Any] | None) -> None
     loop.let_go_of_optimizer()
 
 
-def _evaluate_both_forms(
-    run: Run, base: backbone.Backbone, reported: Mapping[str, Examples], runner: Accelerator
-) -> None:
+def _evaluate_both_forms(run: Run, base: Backbone, reported: Mapping[str, Examples], runner: Accelerator) -> None:
     """Evaluate and measure the trained form, then merge and measure the inference form; one of them is scored."""
     method, record, meters = run.method, run.record, run.meters
     evaluate_now = functools.partial(_evaluation, run, base, reported, runner)
@@ -197,7 +196,7 @@ def _scored(run: Run, evaluate_now: Callable[[], Evaluation], reported: Mapping[
     return scored
 
 
-def _evaluation(run: Run, base: backbone.Backbone, reported: Mapping[str, Examples], runner: Accelerator) -> Evaluation:
+def _evaluation(run: Run, base: Backbone, reported: Mapping[str, Examples], runner: Accelerator) -> Evaluation:
     """The model evaluated as it is now; in smaller batches from now on where they do not fit in memory."""
     from bench.evaluation import evaluate
 
@@ -222,12 +221,10 @@ def _form_scores(method: Method, evaluate_now: Callable[[], Evaluation]) -> dict
     return scores
 
 
-def _attached(
-    run: Run, method: Method, base: backbone.Backbone, examples: Examples
-) -> tuple[TrainingLoop, Accelerator]:
+def _attached(run: Run, method: Method, base: Backbone, examples: Examples) -> tuple[TrainingLoop, Accelerator]:
     """The method in place in the model, and the loop that will train it."""
-    from bench.dropout import use_fast_dropout
-    from bench.training import TrainingLoop, accelerator, store_frozen_in, total_steps
+    from bench.backbone.dropout import use_fast_dropout
+    from bench.training.loop import TrainingLoop, accelerator, store_frozen_in, total_steps
 
     plan, settings = run.plan, run.plan.settings
     steps = total_steps(settings.training, len(examples))
@@ -254,7 +251,7 @@ def _attached(
 def _another_loop(run: Run, examples: Examples) -> TrainingLoop:
     """The run's method attached anew, for trials that must not touch the run, whose own model makes room for them."""
     run.method.backbone.model.to("cpu")
-    base = backbone.fresh(run.plan.settings.model, run.plan.task.kind, run.plan.task.outputs)
+    base = pretrained.fresh(run.plan.settings.model, run.plan.task.kind, run.plan.task.outputs)
     whole = replace(run, terms=replace(run.terms, micro_batch_size=None))
     loop, _ = _attached(whole, run.plan.method(), base, examples)
     return loop
@@ -272,7 +269,7 @@ def _encoded_splits(plan: Plan) -> tuple[Examples, dict[str, Examples]]:
 def _encoded(
     task: Task, source: Source, model: ModelSettings, max_length: int | None, split: str, at_most: int | None
 ) -> Examples:
-    return task.encode(source, split, backbone.preprocessor(model, task.kind), max_length, at_most)
+    return task.encode(source, split, pretrained.preprocessor(model, task.kind), max_length, at_most)
 
 
 def _tracker(plan: Plan, terms: Terms) -> contextlib.AbstractContextManager[Tracker]:
@@ -289,7 +286,7 @@ def _note_data(run: Run, examples: Examples) -> None:
     if record.data_subset is None:
         record.reasons["data_subset"] = "the benchmark prescribes no subset"
     if KINDS[plan.task.kind].reads_images:
-        image_format = asdict(backbone.preprocessor(plan.settings.model, plan.task.kind))
+        image_format = asdict(pretrained.preprocessor(plan.settings.model, plan.task.kind))
         record.input_processing = image_format | {"resampling": "bilinear, antialiased, whole image"}
 
 

@@ -21,14 +21,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from bench import samplers, settings, status, sweep
+from bench import settings
 from bench.commands import exit_code_of
 from bench.console import FULL_ERROR, new_console
 from bench.errors import UserError
-from bench.in_process import carry_out, carry_out_all
 from bench.planning import Names, Plan, plan
-from bench.signals import Stopped
-from bench.sweep import Sweep
+from bench.processes.signals import Stopped
+from bench.records import status
+from bench.sweeps import samplers, sweep
+from bench.sweeps.in_process import carry_out, carry_out_all
+from bench.sweeps.sweep import Sweep
 
 CONFIGURATION = "../conf"
 MULTIRUN = ("-m", "--multirun")
@@ -109,7 +111,7 @@ def run_sweep(arguments: Sequence[str], console: Console) -> int:
     """All runs of a grid that are not finished yet, after the trials that they need; returns the exit code."""
     todo = sweep.planned(arguments)
     if any(item.settings.tuning.to_do for item in todo.plans):
-        from bench import tuning
+        from bench.sweeps import tuning
 
         todo = tuning.tuned(todo, functools.partial(_run_planned, console=console), console)
     code = _run_planned(todo, console)

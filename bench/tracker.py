@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.errors import SettingsError, one_line
-from bench.schema import plain
-from bench.training import LogPoint
+from bench.records.schema import plain
+from bench.training.loop import LogPoint
 
 if TYPE_CHECKING:
-    from bench.record import RunRecord
+    from bench.records.record import RunRecord
     from bench.settings import TrackerSettings
 
 

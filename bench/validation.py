@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import SettingsError, one_line, suggestion
+from bench.requirements import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SHARE,
+    Range,
+    require_known,
+    require_number,
+)
 from bench.settings import RunSettings
 
 CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
@@ -25,32 +35,6 @@ NO_ROOT = "Unexpected type for root: NoneType"
 """What OmegaConf asserts where a setting stands below one that is null."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number; `above` and `below` exclude the bound itself."""
-
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def refusal(self, value: float) -> str | None:
-        """What is wrong with `value`, as the end of a sentence; None where nothing is."""
-        if self.at_least is not None and not value >= self.at_least:
-            return f"must be at least {self.at_least:g}"
-        if self.at_most is not None and not value <= self.at_most:
-            return f"must be at most {self.at_most:g}"
-        if self.above is not None and not value > self.above:
-            return f"must be above {self.above:g}"
-        if self.below is not None and not value < self.below:
-            return f"must be below {self.below:g}"
-        return None
-
-
-COUNT = Range(at_least=1)
-POSITIVE = Range(above=0, below=float("inf"))
-NOT_NEGATIVE = Range(at_least=0, below=float("inf"))
-PROBABILITY = Range(at_least=0, below=1)
 RANGES: Mapping[str, Range] = {
     "alpha": POSITIVE,
     "array_parallelism": COUNT,
@@ -66,7 +50,7 @@ RANGES: Mapping[str, Range] = {
     "evaluation_examples": COUNT,
     "image_size": COUNT,
     "initial_rank": COUNT,
-    "keep_ratio": Range(above=0, at_most=1),
+    "keep_ratio": SHARE,
     "learning_rate": POSITIVE,
     "length": COUNT,
     "log_steps": COUNT,
@@ -79,17 +63,17 @@ RANGES: Mapping[str, Range] = {
     "per_device_batch_size": COUNT,
     "processes": COUNT,
     "rank": COUNT,
-    "span": Range(above=1, below=float("inf")),
+    "span": Range(above=1),
     "steps": COUNT,
     "trials": COUNT,
-    "ratio": Range(at_least=1),
+    "ratio": COUNT,
     "reduction": COUNT,
     "seed": Range(at_least=0, below=SEED_LIMIT),
     "head_dropout": PROBABILITY,
-    "signal_delay_seconds": Range(at_least=0),
+    "signal_delay_seconds": NOT_NEGATIVE,
     "step_timeout_minutes": POSITIVE,
     "time_minutes": COUNT,
-    "warmup_steps": Range(at_least=0),
+    "warmup_steps": NOT_NEGATIVE,
     "warmup_ratio": Range(at_least=0, at_most=1),
     "weight_decay": NOT_NEGATIVE,
 }
@@ -190,24 +174,16 @@ def _check_ranges(prefix: str, values: Any) -> None:
         name = f"{prefix}{key}"
         if is_dataclass(value) or isinstance(value, Mapping):
             _check_ranges(f"{name}.", value)
-        elif name in CHOICES and value not in CHOICES[name]:
-            raise SettingsError(f"{name}={value} is unknown.{suggestion(str(value), CHOICES[name])}")
+        elif name in CHOICES:
+            require_known(name, value, CHOICES[name])
         elif key in RANGES and value is not None:
             for number in value if isinstance(value, list) else [value]:
-                _check_number(name, number, RANGES[key])
+                require_number(name, number, RANGES[key])
 
 
 def check_seed(seed: int) -> None:
     """Raise SettingsError for a seed out of range."""
-    _check_number("seed", seed, RANGES["seed"])
-
-
-def _check_number(name: str, value: object, bounds: Range) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SettingsError(f"{name}={value} must be a number.")
-    refusal = bounds.refusal(value)
-    if refusal:
-        raise SettingsError(f"{name}={value} {refusal}.")
+    require_number("seed", seed, RANGES["seed"])
 
 
 def explain(error: BaseException) -> str:

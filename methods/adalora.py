@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
+from bench.requirements import INNER_SHARE, NOT_NEGATIVE, require_number, require_whole
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.anatomy import Part
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Part
+    from bench.backbone.pretrained import Backbone
     from methods.parts.svd_linear import SVDLinear
 
 INITIAL_PER_FINAL_RANK = 1.5
@@ -122,16 +123,13 @@ class AdaLora(LinearMethod):
 
     def check_settings(self) -> None:
         """Ranks must shrink, averages and phases lie in their ranges."""
-        least = {"initial_rank": self.rank, "init_warmup": 0, "final_warmup": 0, "mask_interval": 1}
-        for name, value in {"initial_rank": self.initial_rank, **self.phases}.items():
-            if value is not None and not (isinstance(value, int) and value >= least[name]):
-                floor = f"method.rank={self.rank}" if name == "initial_rank" else least[name]
-                raise SettingsError(f"method.{name}={value} must be a whole number of at least {floor}.")
+        require_whole("method.initial_rank", self.initial_rank, self.rank, "method.rank")
+        for name, value in self.phases.items():
+            if value is not None:
+                require_whole(f"method.{name}", value, least=1 if name == "mask_interval" else 0)
         for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
-            if not 0 < beta < 1:
-                raise SettingsError(f"method.{name}={beta} must lie between 0 and 1.")
-        if self.orthogonality_weight < 0:
-            raise SettingsError(f"method.orthogonality_weight={self.orthogonality_weight} must be at least 0.")
+            require_number(f"method.{name}", beta, INNER_SHARE)
+        require_number("method.orthogonality_weight", self.orthogonality_weight, NOT_NEGATIVE)
 
     def check_part(self, part: Part) -> None:
         """The ranks must fit the target."""

@@ -31,15 +31,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bench.errors import SettingsError
-from bench.kinds import KINDS
+from bench.backbone.kinds import KINDS
+from bench.requirements import NOT_NEGATIVE, require_number, require_whole
 from methods.adapter import TemporaryAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Anatomy
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy
+    from bench.backbone.pretrained import Backbone
 
 IGNORED = -100
 """The label of a token that nothing is asked about."""
@@ -76,10 +76,9 @@ class AdaMix(TemporaryAdapter):
     def check(self, anatomy: Anatomy) -> None:
         """There must be experts, and the weight of the divergence must not be negative."""
         super().check(anatomy)
-        if not (isinstance(self.experts, int) and self.experts >= 1):
-            raise SettingsError(f"method.experts={self.experts} must be a whole number of at least 1.")
-        if self.consistency_weight is not None and self.consistency_weight < 0:
-            raise SettingsError(f"method.consistency_weight={self.consistency_weight} must be at least 0.")
+        require_whole("method.experts", self.experts)
+        if self.consistency_weight is not None:
+            require_number("method.consistency_weight", self.consistency_weight, NOT_NEGATIVE)
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Add the mixtures."""

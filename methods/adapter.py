@@ -26,14 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from bench.errors import SettingsError, suggestion
+from bench.errors import SettingsError
+from bench.requirements import require_known
 from methods.base import Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Anatomy
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy
+    from bench.backbone.pretrained import Backbone
     from methods.parts.bottleneck import Bottleneck, Reads
 
 NONLINEARITIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -96,9 +97,7 @@ class AdapterMethod(Method):
 
     def check(self, anatomy: Anatomy) -> None:
         """Names must be known, the bottleneck must keep a unit."""
-        if self.nonlinearity not in NONLINEARITIES:
-            known = suggestion(self.nonlinearity, NONLINEARITIES)
-            raise SettingsError(f"method.nonlinearity={self.nonlinearity} is unknown.{known}")
+        require_known("method.nonlinearity", self.nonlinearity, NONLINEARITIES)
         width = min(widths(anatomy))
         if self.reduction > width:
             raise SettingsError(f"method.reduction={self.reduction} is above the model's width ({width}).")
@@ -161,8 +160,7 @@ class BottleneckAdapter(AdapterMethod):
 
     def check(self, anatomy: Anatomy) -> None:
         """The variant must be known as well."""
-        if self.variant not in VARIANTS:
-            raise SettingsError(f"method.variant={self.variant} is unknown.{suggestion(self.variant, VARIANTS)}")
+        require_known("method.variant", self.variant, VARIANTS)
         super().check(anatomy)
 
     def layers(self, width: int) -> tuple[nn.Module, nn.Module]:

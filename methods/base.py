@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bench.kinds import KINDS
-from bench.shards import whole
+from bench.backbone.kinds import KINDS
+from bench.training.shards import whole
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from bench.anatomy import Anatomy
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy
+    from bench.backbone.pretrained import Backbone
 
 TEXT_KINDS = frozenset(name for name, kind in KINDS.items() if not kind.reads_images)
 ADAPTER_FILE = "adapter.safetensors"

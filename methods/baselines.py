@@ -15,8 +15,8 @@ from methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Anatomy
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy
+    from bench.backbone.pretrained import Backbone
 
 
 class FullFineTuning(Method):

@@ -25,14 +25,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from bench.errors import SettingsError, suggestion
+from bench.errors import SettingsError
+from bench.requirements import require_known, require_whole
 from methods.adapter import AdapterMethod, widths
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.anatomy import Anatomy
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy
+    from bench.backbone.pretrained import Backbone
 
 SUBLAYERS = ("attention", "ffn")
 
@@ -67,13 +68,11 @@ class Compacter(AdapterMethod):
     def check(self, anatomy: Anatomy) -> None:
         """The sublayers must be known, the numbers whole, and n must divide the model's width."""
         for sublayer in self.sublayers:
-            if sublayer not in SUBLAYERS:
-                raise SettingsError(f"method.sublayers: '{sublayer}' is unknown.{suggestion(sublayer, SUBLAYERS)}")
+            require_known("method.sublayers", sublayer, SUBLAYERS)
             if self.sublayers.count(sublayer) > 1:
                 raise SettingsError(f"method.sublayers: '{sublayer}' can have one adapter only.")
-        for name, value in {"division": self.division, "rank": self.rank}.items():
-            if not (isinstance(value, int) and value >= 1):
-                raise SettingsError(f"method.{name}={value} must be a whole number of at least 1.")
+        require_whole("method.division", self.division)
+        require_whole("method.rank", self.rank)
         for width in widths(anatomy):
             if width % self.division:
                 raise SettingsError(f"method.division={self.division} must divide the model's width ({width}).")

@@ -30,7 +30,7 @@ from methods.parts.linear_method import LinearMethod, check_rank
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.nested_linear import NestedLinear
 
 

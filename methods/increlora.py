@@ -35,14 +35,14 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SettingsError
+from bench.requirements import INNER_SHARE, require_number, require_whole
 from methods.parts.growing_method import GrowingMethod, GrowthSteps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Part
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Part
+    from bench.backbone.pretrained import Backbone
     from methods.parts.growing_triplets import TripletLinear
 
 GROWTH_SHARE = 0.36
@@ -83,11 +83,10 @@ class IncreLora(GrowingMethod):
     def check_settings(self) -> None:
         """Also `top_h` and the averages must lie in their ranges."""
         super().check_settings()
-        if self.top_h is not None and not (isinstance(self.top_h, int) and self.top_h >= 1):
-            raise SettingsError(f"method.top_h={self.top_h} must be a whole number of at least 1.")
+        if self.top_h is not None:
+            require_whole("method.top_h", self.top_h)
         for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
-            if not 0 < beta < 1:
-                raise SettingsError(f"method.{name}={beta} must lie between 0 and 1.")
+            require_number(f"method.{name}", beta, INNER_SHARE)
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Put the layers in place and settle how many grow at a time."""

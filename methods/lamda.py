@@ -38,14 +38,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SettingsError, suggestion
+from bench.errors import SettingsError
+from bench.requirements import POSITIVE, PROBABILITY, SHARE, require_known, require_number
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.anatomy import Part
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Part
+    from bench.backbone.pretrained import Backbone
     from methods.parts.decomposed_linear import CoreLinear
     from methods.parts.decompositions import SVD
 
@@ -113,18 +114,12 @@ class Lamda(LinearMethod):
 
     def check_settings(self) -> None:
         """The choices must be known, the numbers in their ranges."""
-        for name, value, allowed in (
-            ("init", self.init, STARTS),
-            ("rank_allocation", self.rank_allocation, ALLOCATIONS),
-        ):
-            if value not in allowed:
-                raise SettingsError(f"method.{name}={value} is unknown.{suggestion(str(value), allowed)}")
-        if not 0 < self.eta <= 1:
-            raise SettingsError(f"method.eta={self.eta} must lie above 0 and be at most 1.")
-        if self.alpha is not None and self.alpha <= 0:
-            raise SettingsError(f"method.alpha={self.alpha} must be above 0, or null for the rank.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"method.dropout={self.dropout} must be at least 0 and below 1.")
+        require_known("method.init", self.init, STARTS)
+        require_known("method.rank_allocation", self.rank_allocation, ALLOCATIONS)
+        require_number("method.eta", self.eta, SHARE)
+        if self.alpha is not None:
+            require_number("method.alpha", self.alpha, POSITIVE)
+        require_number("method.dropout", self.dropout, PROBABILITY)
         if self.rank_allocation == "spectrum" and self.rank == 1:
             raise SettingsError("method.rank=1 has no half; method.rank_allocation=spectrum needs at least 2.")
 

@@ -15,21 +15,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.backbone.kinds import KINDS
 from bench.errors import SettingsError, one_line, suggestion
-from bench.kinds import KINDS
 from methods.base import OTHER, Method
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
 
-    from bench.anatomy import Anatomy, Part
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy, Part
+    from bench.backbone.pretrained import Backbone
 
 OWN_NAMES = {"rank": "r", "alpha": "alpha", "dropout": "dropout", "length": "num_virtual_tokens"}
 FEED_FORWARD = ("ffn.down",)
 TASK_TYPES = {"sequence": "SEQ_CLS", "span_pair": "FEATURE_EXTRACTION", "language": "CAUSAL_LM", "image": None}
-"""What PEFT calls each model of `bench/kinds.py`; it has no word for images."""
+"""What PEFT calls each model of `bench/backbone/kinds.py`; it has no word for images."""
 RANDOM_DIRECTIONS = ("VERA", "PVERA")
 """Tuners whose rank counts shared random directions and may exceed the width of the model."""
 VECTORS = {"ia3_l", "boft_s", "beft_bias"}

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.anatomy import LINEAR_ROLES
+from bench.backbone.anatomy import LINEAR_ROLES
+from bench.backbone.kinds import KINDS
 from bench.errors import SettingsError
-from bench.kinds import KINDS
 from methods.library import LibraryMethod
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
     from torch import Tensor, nn
 
-    from bench.anatomy import Part
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Part
+    from bench.backbone.pretrained import Backbone
 
 ADAPTER = "default"
 SPLIT_BY_INPUTS = ("attention.output", "cross_attention.output", "ffn.down")

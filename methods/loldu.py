@@ -31,14 +31,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import SettingsError, suggestion
+from bench.requirements import POSITIVE, require_known, require_number, require_whole
 from methods.base import ADAPTER_FILE
 from methods.parts.linear_method import LinearMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.decomposed_linear import DiagonalLinear
 
 FROM_BASE = ("lu", "uniform", "normal", "constant")
@@ -76,13 +76,11 @@ class LoLDU(LinearMethod):
 
     def check_settings(self) -> None:
         """The rank must be a whole number or null, the scale positive, the start known."""
-        if not (self.rank is None or (isinstance(self.rank, int) and self.rank >= 1)):
-            raise SettingsError(f"method.rank={self.rank} must be a whole number of at least 1, or null for all.")
-        if self.alpha is not None and self.alpha <= 0:
-            raise SettingsError(f"method.alpha={self.alpha} must be above 0, or null for the rank.")
-        if self.initialisation not in INITIALISATIONS:
-            hint = suggestion(str(self.initialisation), INITIALISATIONS)
-            raise SettingsError(f"method.initialisation={self.initialisation} is unknown.{hint}")
+        if self.rank is not None:
+            require_whole("method.rank", self.rank)
+        if self.alpha is not None:
+            require_number("method.alpha", self.alpha, POSITIVE)
+        require_known("method.initialisation", self.initialisation, INITIALISATIONS)
 
     def adapted(self, part: Part) -> DiagonalLinear:
         """The target with its pivots."""

@@ -30,13 +30,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.errors import SettingsError
+from bench.requirements import require_whole
 from methods.adapter import TemporaryAdapter, widths
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.anatomy import Anatomy
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy
+    from bench.backbone.pretrained import Backbone
 
 UNPROJECTED_STD = 0.02
 
@@ -71,9 +72,8 @@ class MixAndMatch(TemporaryAdapter):
     def check(self, anatomy: Anatomy) -> None:
         """The sizes must be whole numbers, and a prefix must be able to reach the attention."""
         super().check(anatomy)
-        for name, value in {"length": self.length, "middle": self.middle}.items():
-            if not (isinstance(value, int) and value >= 1):
-                raise SettingsError(f"method.{name}={value} must be a whole number of at least 1.")
+        require_whole("method.length", self.length)
+        require_whole("method.middle", self.middle)
         if anatomy.find("cross_attention.query"):
             raise SettingsError("method: a prefix needs an encoder or a decoder; this model is both in one.")
         if not getattr(anatomy.backbone, "_supports_sdpa", False):

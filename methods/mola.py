@@ -30,13 +30,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
+from bench.requirements import NOT_NEGATIVE, PROBABILITY, require_number, require_whole
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.anatomy import Part
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Part
+    from bench.backbone.pretrained import Backbone
     from methods.parts.expert_linear import ExpertLinear
 
 
@@ -86,12 +87,9 @@ class Mola(LinearMethod):
                     f"method.experts: {count} must be a whole number of at least 1; "
                     'give one digit per group of layers, such as "2468", or a list.'
                 )
-        if not (isinstance(self.top_k, int) and self.top_k >= 1):
-            raise SettingsError(f"method.top_k={self.top_k} must be a whole number of at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"method.dropout={self.dropout} must be at least 0 and below 1.")
-        if self.balance_weight < 0:
-            raise SettingsError(f"method.balance_weight={self.balance_weight} must be at least 0.")
+        require_whole("method.top_k", self.top_k)
+        require_number("method.dropout", self.dropout, PROBABILITY)
+        require_number("method.balance_weight", self.balance_weight, NOT_NEGATIVE)
 
     def check_part(self, part: Part) -> None:
         """The rank must fit the target, and the target must have a depth."""

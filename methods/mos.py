@@ -28,12 +28,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
+from bench.requirements import require_whole
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.anatomy import Anatomy, Part
+    from bench.backbone.anatomy import Anatomy, Part
     from methods.parts.shards import Division, ShardLinear, ShardPool
 
 RANK_PER_EQUIVALENT_RANK = 4
@@ -91,18 +92,14 @@ class Mos(LinearMethod):
 
     def check_settings(self) -> None:
         """Ranks and shards must be whole numbers, the private rank a part of the others."""
-        least = {"equivalent_rank": 1, "private_rank": 0, "shards_per_vector": 1}
-        values: dict[str, Any] = {name: getattr(self, name) for name in least}
-        if self.rank is not None:
-            values["rank"], least["rank"] = self.rank, 1
-        for name, value in values.items():
-            if not (isinstance(value, int) and value >= least[name]):
-                raise SettingsError(f"method.{name}={value} must be a whole number of at least {least[name]}.")
-        for name in ("equivalent_rank", "rank"):
-            if name in values and self.private_rank > values[name]:
-                raise SettingsError(
-                    f"method.private_rank={self.private_rank} must be at most method.{name}={values[name]}."
-                )
+        require_whole("method.private_rank", self.private_rank, least=0)
+        require_whole("method.shards_per_vector", self.shards_per_vector)
+        for name, rank in {"equivalent_rank": self.equivalent_rank, "rank": self.rank}.items():
+            if rank is None:
+                continue
+            require_whole(f"method.{name}", rank)
+            if self.private_rank > rank:
+                raise SettingsError(f"method.private_rank={self.private_rank} must be at most method.{name}={rank}.")
 
     def check_part(self, part: Part) -> None:
         """Widths must be divisible into shards."""

@@ -25,11 +25,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.errors import SettingsError, suggestion
+from bench.errors import SettingsError
+from bench.requirements import POSITIVE, PROBABILITY, require_known, require_number
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.decomposed_linear import CoreLinear
 
 INITIALISATIONS = ("slora", "nlora")
@@ -70,20 +71,15 @@ class NLora(LinearMethod):
 
     def check_settings(self) -> None:
         """The choices must be known and something must be left to learn."""
-        for name, value, allowed in (
-            ("initialisation", self.initialisation, INITIALISATIONS),
-            ("train", self.trained, TRAINED),
-        ):
-            if value not in allowed:
-                raise SettingsError(f"method.{name}={value} is unknown.{suggestion(str(value), allowed)}")
+        require_known("method.initialisation", self.initialisation, INITIALISATIONS)
+        require_known("method.train", self.trained, TRAINED)
         if self.initialisation == "slora" and self.trained != "all":
             raise SettingsError(
                 "method.train=intermediate needs method.initialisation=nlora: slora's B is 0 and would stay 0."
             )
-        if self.alpha is not None and self.alpha <= 0:
-            raise SettingsError(f"method.alpha={self.alpha} must be above 0, or null for the rank.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"method.dropout={self.dropout} must be at least 0 and below 1.")
+        if self.alpha is not None:
+            require_number("method.alpha", self.alpha, POSITIVE)
+        require_number("method.dropout", self.dropout, PROBABILITY)
 
     def check_part(self, part: Part) -> None:
         """The rank must fit the target."""

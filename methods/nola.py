@@ -32,13 +32,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import SettingsError, suggestion
+from bench.requirements import require_known, require_whole
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.adapted_linear import LowRankLinear
     from methods.parts.random_basis import HeldBases
 
@@ -80,10 +80,8 @@ class Nola(LinearMethod):
 
     def check_settings(self) -> None:
         """The variant must be known, and there must be bases."""
-        if self.variant not in DEFAULT_ALPHA:
-            raise SettingsError(f"method.variant={self.variant} is unknown.{suggestion(self.variant, DEFAULT_ALPHA)}")
-        if not (isinstance(self.num_basis, int) and self.num_basis >= 1):
-            raise SettingsError(f"method.num_basis={self.num_basis} must be a whole number of at least 1.")
+        require_known("method.variant", self.variant, DEFAULT_ALPHA)
+        require_whole("method.num_basis", self.num_basis)
 
     def check_part(self, part: Part) -> None:
         """The rank must fit the target."""

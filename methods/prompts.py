@@ -15,8 +15,8 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.backbone.kinds import KINDS
 from bench.errors import SettingsError
-from bench.kinds import KINDS
 from methods.base import TEXT_KINDS, Method
 from methods.library import LibraryMethod
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch import Tensor, nn
 
-    from bench.anatomy import Anatomy
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy
+    from bench.backbone.pretrained import Backbone
 
 ADAPTER = "default"
 PREFIX = "PREFIX_TUNING"

@@ -26,13 +26,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SettingsError, suggestion
+from bench.errors import SettingsError
+from bench.requirements import NOT_NEGATIVE, require_known, require_number
 from methods.parts.linear_method import LinearMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.givens import GivensLinear
 
 VARIANTS = ("goft", "goft_star", "qgoft")
@@ -56,13 +57,8 @@ class QuasiGivens(LinearMethod):
 
     def check_settings(self) -> None:
         """The variant must be known; the penalty is qgoft's."""
-        if self.variant not in VARIANTS:
-            known = ", ".join(VARIANTS)
-            raise SettingsError(
-                f"method.variant={self.variant} must be one of {known}.{suggestion(self.variant, VARIANTS)}"
-            )
-        if self.orthogonality_weight < 0:
-            raise SettingsError(f"method.orthogonality_weight={self.orthogonality_weight} must be at least 0.")
+        require_known("method.variant", self.variant, VARIANTS)
+        require_number("method.orthogonality_weight", self.orthogonality_weight, NOT_NEGATIVE)
         if self.orthogonality_weight > 0 and self.variant != "qgoft":
             raise SettingsError(
                 f"method.orthogonality_weight={self.orthogonality_weight} is for method.variant=qgoft; "

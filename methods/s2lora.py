@@ -25,13 +25,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SettingsError, suggestion
+from bench.requirements import NOT_NEGATIVE, POSITIVE, PROBABILITY, require_known, require_number
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.gated_linear import GatedLinear
 
 SPARSITIES = ("prox", "l1")
@@ -79,15 +79,11 @@ class S2Lora(LinearMethod):
 
     def check_settings(self) -> None:
         """Weights must be at least 0, the cut below all, the sparsity known."""
-        if self.sparsity not in SPARSITIES:
-            raise SettingsError(f"method.sparsity={self.sparsity} is unknown.{suggestion(self.sparsity, SPARSITIES)}")
+        require_known("method.sparsity", self.sparsity, SPARSITIES)
         for name in ("lambda_1", "tau", "orthogonality_weight"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"method.{name}={getattr(self, name)} must be at least 0.")
-        if not 0 <= self.epsilon < 1:
-            raise SettingsError(f"method.epsilon={self.epsilon} must be at least 0 and below 1.")
-        if not self.coefficient_lr_ratio > 0:
-            raise SettingsError(f"method.coefficient_lr_ratio={self.coefficient_lr_ratio} must be above 0.")
+            require_number(f"method.{name}", getattr(self, name), NOT_NEGATIVE)
+        require_number("method.epsilon", self.epsilon, PROBABILITY)
+        require_number("method.coefficient_lr_ratio", self.coefficient_lr_ratio, POSITIVE)
 
     def check_part(self, part: Part) -> None:
         """The rank must fit the target."""

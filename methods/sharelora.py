@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.errors import SettingsError, suggestion
+from bench.requirements import require_known
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.adapted_linear import LowRankLinear
 
 SHARED = ("A", "B", "AB")
@@ -53,8 +53,7 @@ class ShareLora(LinearMethod):
 
     def check_settings(self) -> None:
         """There must be something to share."""
-        if self.shared not in SHARED:
-            raise SettingsError(f"method.share={self.shared} is unknown.{suggestion(str(self.shared), SHARED)}")
+        require_known("method.share", self.shared, SHARED)
 
     def check_part(self, part: Part) -> None:
         """The rank must fit the target."""

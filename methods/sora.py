@@ -32,13 +32,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.errors import SettingsError, suggestion
+from bench.errors import SettingsError
+from bench.requirements import NOT_NEGATIVE, POSITIVE, require_known, require_number, require_whole
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.gated_linear import GatedLinear
 
 GATE_EPSILON = 1e-6
@@ -147,27 +148,23 @@ class Sora(LinearMethod):
         """Penalties must be at least 0, names known, and the schedule rising."""
         from methods.parts.proximal import OPERATORS
 
-        for name, value in (("sparse_lambda", self.sparse_lambda), ("xi", self.xi)):
-            if value < 0:
-                raise SettingsError(f"method.{name}={value} must be at least 0.")
-        if self.prox not in OPERATORS:
-            raise SettingsError(f"method.prox={self.prox} is unknown.{suggestion(str(self.prox), OPERATORS)}")
-        if self.sparse_lr is not None and not (isinstance(self.sparse_lr, (int, float)) and self.sparse_lr > 0):
-            raise SettingsError(f"method.sparse_lr={self.sparse_lr} must be a number above 0.")
+        require_number("method.sparse_lambda", self.sparse_lambda, NOT_NEGATIVE)
+        require_number("method.xi", self.xi, NOT_NEGATIVE)
+        require_known("method.prox", self.prox, OPERATORS)
+        if self.sparse_lr is not None:
+            require_number("method.sparse_lr", self.sparse_lr, POSITIVE)
         if self.lambda_schedule is not None:
             self._check_schedule(self.lambda_schedule)
 
     def _check_schedule(self, spacing: str) -> None:
-        if spacing not in SPACINGS:
-            raise SettingsError(f"method.lambda_schedule={spacing} is unknown.{suggestion(str(spacing), SPACINGS)}")
-        if self.lambda_num < 2:
-            raise SettingsError(f"method.lambda_num={self.lambda_num} must be a whole number of at least 2.")
+        require_known("method.lambda_schedule", spacing, SPACINGS)
+        require_whole("method.lambda_num", self.lambda_num, least=2)
         if self.max_lambda < self.xi:
             raise SettingsError(f"method.max_lambda={self.max_lambda} must be at least method.xi={self.xi}.")
         if spacing == "exp_linear" and self.xi == 0:
             raise SettingsError("method.xi=0 has no logarithm, which method.lambda_schedule=exp_linear needs.")
-        if self.first_stage is not None and not (isinstance(self.first_stage, int) and self.first_stage >= 0):
-            raise SettingsError(f"method.first_stage={self.first_stage} must be a whole number of at least 0.")
+        if self.first_stage is not None:
+            require_whole("method.first_stage", self.first_stage, least=0)
 
     def check_part(self, part: Part) -> None:
         """The rank must fit the target."""

@@ -34,14 +34,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SettingsError, suggestion
+from bench.errors import SettingsError
+from bench.requirements import SHARE, require_known, require_number, require_whole
 from methods.adapter import VARIANTS, BottleneckAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Anatomy
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy
+    from bench.backbone.pretrained import Backbone
 
 PRUNERS = ("rand", "mag", "snip", "grasp", "synflow", "er")
 SCOPES = ("global", "local")
@@ -84,14 +85,11 @@ class SparseAdapter(BottleneckAdapter):
 
     def check(self, anatomy: Anatomy) -> None:
         """Names must be known, and the ratios in their ranges."""
-        choices = {"host": (self.variant, VARIANTS), "pruner": (self.pruner, PRUNERS), "scope": (self.scope, SCOPES)}
-        for name, (value, known) in choices.items():
-            if value not in known:
-                raise SettingsError(f"method.{name}={value} is unknown.{suggestion(value, known)}")
-        if not (isinstance(self.large_sparse, int) and self.large_sparse >= 1):
-            raise SettingsError(f"method.large_sparse={self.large_sparse} must be a whole number of at least 1.")
-        if not 0 < self.kept_share <= 1:
-            raise SettingsError(f"method.keep_ratio={self.keep_ratio} must be above 0 and at most 1.")
+        require_known("method.host", self.variant, VARIANTS)
+        require_known("method.pruner", self.pruner, PRUNERS)
+        require_known("method.scope", self.scope, SCOPES)
+        require_whole("method.large_sparse", self.large_sparse)
+        require_number("method.keep_ratio", self.kept_share, SHARE)
         super().check(anatomy)
 
     @property

@@ -23,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SettingsError
+from bench.requirements import SHARE, require_number, require_whole
 from methods.parts.linear_method import LinearMethod
 
 if TYPE_CHECKING:
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.decomposed_linear import DiagonalLinear
 
 
@@ -51,10 +51,10 @@ class SVFit(LinearMethod):
 
     def check_settings(self) -> None:
         """The rank must be a whole number or null, the energy a share."""
-        if not (self.rank is None or (isinstance(self.rank, int) and self.rank >= 1)):
-            raise SettingsError(f"method.rank={self.rank} must be a whole number of at least 1, or null for all.")
-        if not (self.energy is None or 0 < self.energy <= 1):
-            raise SettingsError(f"method.energy={self.energy} must lie above 0 and be at most 1, or be null.")
+        if self.rank is not None:
+            require_whole("method.rank", self.rank)
+        if self.energy is not None:
+            require_number("method.energy", self.energy, SHARE)
 
     def adapted(self, part: Part) -> DiagonalLinear:
         """The target with its singular values."""

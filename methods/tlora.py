@@ -30,13 +30,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SettingsError, suggestion
+from bench.requirements import NOT_NEGATIVE, require_known, require_number, require_whole
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.tensor_ring import TransformedLinear
 
 RESIDUALS = ("lora", "tr", "ttm")
@@ -83,17 +83,10 @@ class TLora(LinearMethod):
 
     def check_settings(self) -> None:
         """Names must be known, the transform's rank a whole number, the weight no less than 0."""
-        for name, value, known in (
-            ("residual", self.residual, RESIDUALS),
-            ("regulariser", self.regulariser, REGULARISERS),
-        ):
-            if value not in known:
-                allowed = ", ".join(known)
-                raise SettingsError(f"method.{name}={value} must be one of {allowed}.{suggestion(value, known)}")
-        if not (isinstance(self.transform_rank, int) and self.transform_rank >= 0):
-            raise SettingsError(f"method.transform_rank={self.transform_rank} must be a whole number of at least 0.")
-        if self.regularisation_weight < 0:
-            raise SettingsError(f"method.regularisation_weight={self.regularisation_weight} must be at least 0.")
+        require_known("method.residual", self.residual, RESIDUALS)
+        require_known("method.regulariser", self.regulariser, REGULARISERS)
+        require_whole("method.transform_rank", self.transform_rank, least=0)
+        require_number("method.regularisation_weight", self.regularisation_weight, NOT_NEGATIVE)
 
     def check_part(self, part: Part) -> None:
         """The residual's rank must fit the target."""

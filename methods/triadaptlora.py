@@ -37,12 +37,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SettingsError, suggestion
+from bench.requirements import require_known
 from methods.parts.growing_method import GrowingMethod
 
 if TYPE_CHECKING:
-    from bench.anatomy import Part
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Part
+    from bench.backbone.pretrained import Backbone
     from methods.parts.growing_core import TriangularLinear
 
 GROWTHS = ("linear", "non-linear")
@@ -73,9 +73,8 @@ class TriAdaptLora(GrowingMethod):
     def check_settings(self) -> None:
         """Also the kinds of growth and of start must be known."""
         super().check_settings()
-        for name, value, known in (("growth", self.growth, GROWTHS), ("start", self.start, STARTS)):
-            if value not in known:
-                raise SettingsError(f"method.{name}={value} is unknown.{suggestion(str(value), known)}")
+        require_known("method.growth", self.growth, GROWTHS)
+        require_known("method.start", self.start, STARTS)
 
     def insert(self, backbone: Backbone, total_steps: int) -> None:
         """Put the layers in place and evaluate their cores for the first time."""

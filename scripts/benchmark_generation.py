@@ -31,7 +31,7 @@ from bench.commands import exit_code_of
 from scripts.benchmarking import attached, planned, runner, training_loop, whole_number
 
 if TYPE_CHECKING:
-    from bench.backbone import Backbone
+    from bench.backbone.pretrained import Backbone
     from bench.planning import Plan
     from tasks.base import Examples
     from tasks.examples import PromptedExamples
@@ -43,13 +43,13 @@ class Contest:
     """Both contestants over one trained and merged model."""
 
     def __init__(self, todo: Plan, problems: int, batch_size: int) -> None:
-        from bench import backbone
+        from bench.backbone import pretrained
         from bench.generation import Decoding
 
         task: Any = todo.task
         settings = todo.settings
         encode = functools.partial(task.encode, todo.source)
-        preprocessor, length = backbone.preprocessor(settings.model, task.kind), settings.training.max_length
+        preprocessor, length = pretrained.preprocessor(settings.model, task.kind), settings.training.max_length
         self.problems: PromptedExamples = encode(task.reported_splits[0], preprocessor, length, problems)
         self._base, self._runner = _trained(todo, encode("train", preprocessor, length, None)), runner(todo)
         self._decoding = Decoding(task.max_new_tokens, task.stops)
@@ -96,7 +96,7 @@ class Contest:
 def _trained(todo: Plan, examples: Examples) -> Backbone:
     """The task's model after the planned training, merged."""
     from bench.measure.throughput import StepClock
-    from bench.training import total_steps
+    from bench.training.loop import total_steps
 
     settings = todo.settings
     steps = total_steps(settings.training, len(examples))

@@ -123,8 +123,8 @@ def _turns(
     ours: Contestant, theirs: Contestant, examples: Examples, todo: Plan, steps: int
 ) -> Iterator[tuple[float, float]]:
     """Seconds of both for every step; each goes first every other time."""
-    from bench.batching import training_order
-    from bench.randomness import generator
+    from bench.training.batching import training_order
+    from bench.training.randomness import generator
 
     batch_size, order = todo.settings.training.batch_size, generator(todo.settings.seed, "order")
     for step, indices in enumerate(training_order(examples.lengths, batch_size, steps, order)):
@@ -143,10 +143,10 @@ def _equal_lora(method: Any) -> tuple[list[str], list[str]]:
 
 
 def _examples(todo: Plan) -> Examples:
-    from bench import backbone
+    from bench.backbone import pretrained
 
     settings = todo.settings
-    preprocessor = backbone.preprocessor(settings.model, todo.task.kind)
+    preprocessor = pretrained.preprocessor(settings.model, todo.task.kind)
     return todo.task.encode(todo.source, "train", preprocessor, settings.training.max_length, at_most=2000)
 
 

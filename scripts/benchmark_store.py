@@ -35,14 +35,14 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.commands import exit_code_of
-from bench.index import INDEX_FILE, Index
 from bench.leaderboard import parts
 from bench.leaderboard import publish as leaderboard
+from bench.leaderboard.index import INDEX_FILE, Index
 from bench.leaderboard.publish import publish
 from bench.measure import memory
-from bench.record import SCHEMA_VERSION, RunRecord
-from bench.schema import TYPES
-from bench.store import RECORD_FILE, Store
+from bench.records.record import SCHEMA_VERSION, RunRecord
+from bench.records.schema import TYPES
+from bench.records.store import RECORD_FILE, Store
 from scripts.benchmarking import whole_number
 
 NEW = 100

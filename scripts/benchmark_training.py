@@ -29,7 +29,7 @@ from scripts.benchmarking import attached, planned, runner, training_loop, whole
 
 if TYPE_CHECKING:
     from bench.planning import Plan
-    from bench.training import TrainingLoop
+    from bench.training.loop import TrainingLoop
     from methods.base import Method
 
 CONTESTANTS = ("harness", "unmetered", "bare", "trainer")
@@ -40,11 +40,11 @@ class Contest:
     """The contestants over one plan; each call trains a model anew and returns samples per second."""
 
     def __init__(self, todo: Plan, steps: int) -> None:
-        from bench import backbone
+        from bench.backbone import pretrained
 
         self._plan = todo
         self._steps = steps
-        preprocessor = backbone.preprocessor(todo.settings.model, todo.task.kind)
+        preprocessor = pretrained.preprocessor(todo.settings.model, todo.task.kind)
         self._examples, *reported = (
             todo.task.encode(todo.source, split, preprocessor, todo.settings.training.max_length, at_most=None)
             for split in ("train", *todo.task.reported_splits)
@@ -103,8 +103,8 @@ class Contest:
         """The shortest loop over the same PEFT model, batches (with the usual mask) and precision."""
         import torch
 
-        from bench.batching import training_order
-        from bench.randomness import generator
+        from bench.training.batching import training_order
+        from bench.training.randomness import generator
 
         training, here = self._plan.settings.training, runner(self._plan)
         model = method.backbone.model.to(here.device).train()

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import hydra
 
-from bench import settings, sweep, validation
+from bench import settings, validation
 from bench.planning import Names, Plan, plan
+from bench.sweeps import sweep
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from bench.training import TrainingLoop
+    from bench.training.loop import TrainingLoop
     from methods.base import Method
     from tasks.base import Examples
 
@@ -39,13 +40,13 @@ def planned(overrides: Sequence[str]) -> Plan:
 
 def attached(todo: Plan, seed: int, steps: int) -> Method:
     """The plan's method in a fresh model, before a run of `steps` steps."""
-    from bench import backbone
-    from bench.randomness import seed_everything
+    from bench.backbone import pretrained
+    from bench.training.randomness import seed_everything
 
     gc.collect()
     method = todo.method()
     seed_everything(seed, "head")
-    base = backbone.fresh(todo.settings.model, todo.task.kind, todo.task.outputs)
+    base = pretrained.fresh(todo.settings.model, todo.task.kind, todo.task.outputs)
     seed_everything(seed, "method")
     method.attach(base, steps)
     return method
@@ -53,8 +54,8 @@ def attached(todo: Plan, seed: int, steps: int) -> Method:
 
 def training_loop(todo: Plan, method: Method, examples: Examples, seed: int, steps: int) -> TrainingLoop:
     """The loop that trains the attached method as a run would."""
-    from bench.dropout import use_fast_dropout
-    from bench.training import TrainingLoop, store_frozen_in
+    from bench.backbone.dropout import use_fast_dropout
+    from bench.training.loop import TrainingLoop, store_frozen_in
 
     use_fast_dropout(method.backbone.model)
     store_frozen_in(method.backbone.model, todo.hardware.precision)
@@ -64,6 +65,6 @@ def training_loop(todo: Plan, method: Method, examples: Examples, seed: int, ste
 
 def runner(todo: Plan) -> Accelerator:
     """A fresh Accelerator on the plan's device, in its precision."""
-    from bench.training import accelerator
+    from bench.training.loop import accelerator
 
     return accelerator(todo.hardware.device, todo.hardware.precision)

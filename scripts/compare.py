@@ -20,11 +20,11 @@ from rich.console import Console
 
 from bench.commands import exit_code_of
 from bench.errors import SettingsError, suggestion
-from bench.index import Index
 from bench.leaderboard.columns import GROUP
 from bench.leaderboard.comparisons import LEVEL, TOGETHER, Comparison, compared, runs_of_rows
+from bench.leaderboard.index import Index
 from bench.leaderboard.rows import last_of_each_seed, rows_of
-from bench.store import Store
+from bench.records.store import Store
 
 CONDITIONS = ("task", *GROUP)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from bench.record import SCHEMA_VERSION, RunRecord
+from bench.records.record import SCHEMA_VERSION, RunRecord
 
 PAGE = ROOT / "docs" / "measurement.md"
 SECTIONS = {
@@ -40,7 +40,7 @@ is true, which is the default except for `measure.sweep_batch`; `measure=none` s
 `python scripts/explain.py RUN_ID` prints a record for a person; [how the meters work](measuring.md) says how far each
 can be trusted.
 
-This page is written by `python scripts/document_columns.py` from `bench/record.py`.
+This page is written by `python scripts/document_columns.py` from `bench/records/record.py`.
 """
 
 

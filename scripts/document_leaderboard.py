@@ -19,7 +19,7 @@ from bench.leaderboard.pareto import PARETO
 from bench.leaderboard.profiles import PROFILES
 from bench.leaderboard.statistics.paired import FEW
 from bench.leaderboard.task_sets import HEAD
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 
 PAGE = ROOT / "docs" / "leaderboard.md"
 INTRODUCTION = f"""# The leaderboard

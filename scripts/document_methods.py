@@ -32,14 +32,14 @@ from transformers import (
     ViTConfig,
 )
 
-from bench.anatomy import Anatomy
-from bench.backbone import Backbone
+from bench.backbone.anatomy import Anatomy
+from bench.backbone.kinds import KINDS
+from bench.backbone.pretrained import Backbone
+from bench.backbone.projections import take_apart
+from bench.backbone.span_pair import SpanPairModel
 from bench.errors import SettingsError
-from bench.kinds import KINDS
 from bench.measure import parameters
 from bench.planning import build
-from bench.projections import take_apart
-from bench.span_pair import SpanPairModel
 from methods.base import Method
 from methods.card import card_of
 from methods.card import page as card_page
@@ -115,7 +115,7 @@ class Column:
 
 
 def kinds_with(model: str) -> tuple[str, ...]:
-    """The kinds of task that `model` of `bench/kinds.py` serves."""
+    """The kinds of task that `model` of `bench/backbone/kinds.py` serves."""
     return tuple(name for name, kind in KINDS.items() if kind.model == model)
 
 

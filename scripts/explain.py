@@ -19,11 +19,11 @@ from rich.table import Table
 
 from bench.commands import exit_code_of
 from bench.errors import UserError, suggestion
-from bench.index import Index
-from bench.record import RunRecord
-from bench.schema import decode
-from bench.store import RECORD_FILE, Store
-from bench.summary import MEBIBYTE, headline, memory_by_cause
+from bench.leaderboard.index import Index
+from bench.records.record import RunRecord
+from bench.records.schema import decode
+from bench.records.store import RECORD_FILE, Store
+from bench.records.summary import MEBIBYTE, headline, memory_by_cause
 
 BAR_WIDTH = 40
 LISTED = 20

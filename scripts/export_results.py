@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench.bundle import pack, run_ids
 from bench.commands import exit_code_of
 from bench.errors import UserError
-from bench.index import Index
 from bench.leaderboard.columns import DEFAULTS
+from bench.leaderboard.index import Index
 from bench.leaderboard.publish import is_demonstration
-from bench.store import Store
+from bench.records.bundle import pack, run_ids
+from bench.records.store import Store
 
 
 def main() -> int:

@@ -16,10 +16,10 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.audit import audit, record_files
-from bench.bundle import is_bundle, pack, unpack
 from bench.commands import exit_code_of
 from bench.errors import UserError
-from bench.schema import RecordError
+from bench.records.bundle import is_bundle, pack, unpack
+from bench.records.schema import RecordError
 
 REPORTED = 20
 

@@ -15,12 +15,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bench.bundle import PUBLISHED, is_bundle, unpack
 from bench.commands import exit_code_of
 from bench.errors import UserError
-from bench.index import Index
 from bench.leaderboard import page
+from bench.leaderboard.index import Index
 from bench.leaderboard.publish import FOLDER, publish
+from bench.records.bundle import PUBLISHED, is_bundle, unpack
 
 REPORTED = 10
 """At most this many unreadable records are named."""

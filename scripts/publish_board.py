@@ -22,17 +22,17 @@ sys.path[0] = str(ROOT)
 
 import pandas as pd
 
-from bench.bundle import PUBLISHED, unpack
 from bench.commands import exit_code_of
 from bench.errors import UserError
-from bench.index import Index
 from bench.leaderboard import page
 from bench.leaderboard.boards import Boards
 from bench.leaderboard.comparisons import TOGETHER
 from bench.leaderboard.documents import NOT_SEPARABLE, UNTESTED, in_markdown, score
+from bench.leaderboard.index import Index
 from bench.leaderboard.parts import parts
 from bench.leaderboard.publish import FOLDER, publish
 from bench.leaderboard.rows import as_records
+from bench.records.bundle import PUBLISHED, unpack
 
 BUNDLE = ROOT / "results" / PUBLISHED
 BOARDS = BUNDLE / FOLDER

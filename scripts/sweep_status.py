@@ -14,10 +14,11 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench import status, sweep
 from bench.commands import exit_code_of
 from bench.console import new_console
 from bench.errors import StorageError, one_line
+from bench.records import status
+from bench.sweeps import sweep
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 A task is metadata (where its data lies, which columns are text, which labels, which metric) and what follows from it:
 examples turned into model input, the model's answers turned into predictions, predictions into scores. It knows no
-device, no method. What its kind asks of the model stands in `bench/kinds.py`.
+device, no method. What its kind asks of the model stands in `bench/backbone/kinds.py`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bench.errors import DataError, SettingsError, suggestion
+from bench.errors import DataError, SettingsError
+from bench.requirements import require_known, require_whole
 from tasks.base import Examples, Scores
 from tasks.examples import PromptedExamples, Tokens
 from tasks.metrics import gsm8k
@@ -49,13 +50,10 @@ class Gsm8kTask(PromptedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.make_tuple("stops")
-        if self.annotations not in ANNOTATIONS:
-            known = suggestion(self.annotations, ANNOTATIONS)
-            raise SettingsError(f"task.annotations={self.annotations} is unknown.{known}")
+        require_known("task.annotations", self.annotations, ANNOTATIONS)
         if "" in self.stops:
             raise SettingsError("task.stops has an empty string, which every text begins with.")
-        if not (isinstance(self.max_new_tokens, int) and self.max_new_tokens >= 1):
-            raise SettingsError(f"task.max_new_tokens={self.max_new_tokens} must be a whole number of at least 1.")
+        require_whole("task.max_new_tokens", self.max_new_tokens)
 
     def encode(
         self,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bench.errors import DataError, SettingsError, suggestion
+from bench.errors import DataError
+from bench.requirements import require_known
 from tasks.base import Examples, Scores
 from tasks.examples import ContinuationExamples, Tokens
 from tasks.prompted import PromptedTask, Row, filled, rows
@@ -39,8 +40,7 @@ class LikelihoodTask(PromptedTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.headline not in HEADLINES:
-            raise SettingsError(f"task.headline={self.headline} is unknown.{suggestion(self.headline, HEADLINES)}")
+        require_known("task.headline", self.headline, HEADLINES)
 
     def encode(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import hub
+from bench.backbone import hub
 from bench.errors import DataError, SettingsError, one_line
 from tasks.sources import LIST, GeneratedSource, Source, files_of, listed_sizes, missing_shards
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.errors import DataError, SettingsError, suggestion
+from bench.requirements import require_known
 from tasks.base import StoredTask
 from tasks.rows import drawn, require_columns
 
@@ -38,8 +39,7 @@ class PromptedTask(StoredTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in FORMS:
-            raise SettingsError(f"task.form={self.form} is unknown.{suggestion(self.form, FORMS)}")
+        require_known("task.form", self.form, FORMS)
         check_template(self.template, ("question",))
 
     @property

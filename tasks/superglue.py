@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bench.errors import DataError, SettingsError, suggestion
+from bench.errors import DataError
+from bench.requirements import require_known
 from tasks.base import Examples, Scores
 from tasks.examples import ChoiceExamples, SpanPairExamples, TextExamples, Tokens
 from tasks.rows import SUBSET_SEED, Columns, require_columns
@@ -59,9 +60,7 @@ class SuperGlueTask(TextTask):
         super().__post_init__()
         self.make_tuple("diagnostics")
         for config in self.diagnostics:
-            if config not in DIAGNOSTIC_METRICS:
-                known = suggestion(config, DIAGNOSTIC_METRICS)
-                raise SettingsError(f"task.diagnostics={list(self.diagnostics)}: '{config}' is unknown.{known}")
+            require_known("task.diagnostics", config, DIAGNOSTIC_METRICS)
 
     @property
     def metric_names(self) -> Sequence[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bench.errors import DataError, SettingsError, suggestion
+from bench.errors import DataError
+from bench.requirements import require_known
 from tasks.base import Examples, Scores, StoredTask
 from tasks.examples import TextExamples, Tokens
 from tasks.rows import Columns, class_names, drawn, require_between, require_columns, require_numbers
@@ -49,11 +50,8 @@ class TextTask(StoredTask):
         super().__post_init__()
         for name in ("text_columns", "labels"):
             self.make_tuple(name)
-        if self.kind not in self.kinds:
-            raise SettingsError(f"task.kind={self.kind} is unknown.{suggestion(self.kind, self.kinds)}")
-        if self.headline not in self.metric_names:
-            known = suggestion(self.headline, self.metric_names)
-            raise SettingsError(f"task.headline={self.headline} is no metric of this task.{known}")
+        require_known("task.kind", self.kind, self.kinds)
+        require_known("task.headline", self.headline, self.metric_names)
 
     @property
     def metric_names(self) -> Sequence[str]:

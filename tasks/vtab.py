@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from bench.errors import DataError, SettingsError, one_line, suggestion
+from bench.errors import DataError, SettingsError, one_line
 from bench.identity import digest
+from bench.requirements import require_known
 from tasks import vtab_labels
 from tasks.images import ImageExamples, ImageFormat, ImageTask, joined
 from tasks.metrics.vtab import CLASSES, TEST_EXAMPLES
@@ -75,15 +76,11 @@ class VtabTask(ImageTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for value, allowed, key in (
-            (self.protocol, tuple(PROTOCOLS), "protocol"),
-            (self.label_rule, self.label_rules, "label_rule"),
-            (self.name, tuple(CLASSES), "name"),
-            (self.order, (None, *CUTS), "order"),
-        ):
-            if value not in allowed:
-                known = suggestion(str(value), [name for name in allowed if name is not None])
-                raise SettingsError(f"task.{key}={value} is unknown.{known}")
+        require_known("task.protocol", self.protocol, PROTOCOLS)
+        require_known("task.label_rule", self.label_rule, self.label_rules)
+        require_known("task.name", self.name, CLASSES)
+        if self.order is not None:
+            require_known("task.order", self.order, CUTS)
         if self.classes != CLASSES[self.name]:
             raise SettingsError(f"task.classes={self.classes}: VTAB's {self.name} has {CLASSES[self.name]} classes.")
         object.__setattr__(self, "reported_splits", (PROTOCOLS[self.protocol][1],))

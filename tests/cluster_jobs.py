@@ -14,7 +14,7 @@ from submitit.helpers import DelayedSubmission
 
 from bench.cluster import node
 from bench.cluster.job import queue_again
-from bench.signals import Stopped, listening
+from bench.processes.signals import Stopped, listening
 
 
 @dataclass(frozen=True)

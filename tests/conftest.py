@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from bench.record import RunRecord
-from bench.schema import read
+from bench.records.record import RunRecord
+from bench.records.schema import read
 from tests import warm
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -26,9 +26,9 @@ from transformers import (
     ViTConfig,
 )
 
-from bench.anatomy import Anatomy
-from bench.backbone import Backbone
-from bench.projections import take_apart
+from bench.backbone.anatomy import Anatomy
+from bench.backbone.pretrained import Backbone
+from bench.backbone.projections import take_apart
 
 VOCABULARY = 100
 PADDING, END = 0, 1

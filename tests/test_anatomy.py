@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
-from bench.anatomy import FAMILIES, Anatomy
+from bench.backbone.anatomy import FAMILIES, Anatomy
 from bench.errors import SettingsError
 from bench.measure import parameters
 from methods.parts.linear import in_out_features

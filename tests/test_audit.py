@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.audit import audit
-from bench.bundle import PUBLISHED, RECORDS_FILE, pack, unpack
 from bench.errors import DataError
-from bench.index import Index
+from bench.leaderboard.index import Index
 from bench.leaderboard.outcomes import PREDICTIONS_FILE
-from bench.schema import decode
-from bench.store import RECORD_FILE
+from bench.records.bundle import PUBLISHED, RECORDS_FILE, pack, unpack
+from bench.records.schema import decode
+from bench.records.store import RECORD_FILE
 from scripts.export_results import export
 from scripts.import_results import merge
 from scripts.leaderboard import merge_published

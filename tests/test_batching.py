@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.batching import epoch_order, evaluation_order, micro_batches, training_order
-from bench.randomness import generator, stream_seed
+from bench.training.batching import epoch_order, evaluation_order, micro_batches, training_order
+from bench.training.randomness import generator, stream_seed
 from tasks.examples import TextExamples, Tokens
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 5003)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from tests.conftest import RunCommand, the_record
 
 WIDTH, LAYERS = 64, 2

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bench.record import RunRecord
-from bench.workspace import lock_file, working_folder
+from bench.records.record import RunRecord
+from bench.records.workspace import lock_file, working_folder
 from scripts.soak.comparison import MEASURED, CutRecord, faults, planned
 from tests.conftest import ROOT, run_in
 

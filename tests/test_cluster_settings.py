@@ -13,11 +13,11 @@ from rich.console import Console
 
 from bench import hardware as resolution
 from bench import settings as schema
-from bench import sweep
 from bench.cluster import node, slurm, submission, watching
 from bench.errors import SettingsError
 from bench.hardware import Hardware
 from bench.settings import HardwareSettings, RunSettings, SlurmSettings
+from bench.sweeps import sweep
 from tests.cluster_jobs import Note
 from tests.conftest import CONFIGURATION, run_in
 

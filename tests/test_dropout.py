@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from bench import dropout
-from bench.dropout import (
+from bench.backbone import dropout
+from bench.backbone.dropout import (
     ATTENTION_NAME,
     LANE_VALUES,
     LANES_PER_WORD,

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.audit import audit
-from bench.bundle import PUBLISHED, RECORDS_FILE, pack, unpack
 from bench.errors import StorageError
-from bench.index import Index
+from bench.leaderboard.index import Index
 from bench.leaderboard.publish import publish
-from bench.store import RECORD_FILE, Store
+from bench.records.bundle import PUBLISHED, RECORDS_FILE, pack, unpack
+from bench.records.store import RECORD_FILE, Store
 from tests.conftest import ROOT, records, run_in
 
 

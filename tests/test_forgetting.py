@@ -20,7 +20,8 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from bench.backbone import Backbone, fresh
+from bench.backbone.pretrained import Backbone, fresh
+from bench.backbone.projections import take_apart
 from bench.errors import Diverged
 from bench.measure.forgetting import (
     Forgetting,
@@ -32,9 +33,8 @@ from bench.measure.forgetting import (
     observe,
 )
 from bench.measure.passages import PASSAGES, Passages, in_batches
-from bench.projections import take_apart
 from bench.settings import ModelSettings
-from bench.training import accelerator, store_frozen_in
+from bench.training.loop import accelerator, store_frozen_in
 from methods.base import Method
 from tests.conftest import METHODS
 from tests.methods.conftest import SEED, STEPS, method_named, train

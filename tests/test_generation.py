@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench import evaluation, generation
-from bench.anatomy import Anatomy
-from bench.backbone import Backbone
+from bench.backbone.anatomy import Anatomy
+from bench.backbone.pretrained import Backbone
 from bench.generation import Completion, Decoding
 from tasks.examples import PromptedExamples, Tokens
 from tests.families import language_model

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench import settings, sweep
+from bench import settings
 from bench.errors import SettingsError
+from bench.sweeps import sweep
 
 
 def runs(*overrides: str) -> list[tuple[int, str]]:

@@ -10,9 +10,9 @@ import hydra
 import pytest
 
 from bench import settings as schema
-from bench import sweep
 from bench.hardware import Hardware
 from bench.identity import canonical, recipe_id, run_id, settings_id
+from bench.sweeps import sweep
 from tasks.sources import Source
 from tests.conftest import CONFIGURATION
 

@@ -19,18 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import bench.index
-from bench.index import INDEX_FILE, SCHEMA, Index, _reading
+import bench.leaderboard.index
 from bench.leaderboard import columns, parts
 from bench.leaderboard.columns import board_values
 from bench.leaderboard.files import write
+from bench.leaderboard.index import INDEX_FILE, SCHEMA, Index, _reading
 from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.publish import publish
 from bench.leaderboard.rows import rows_of
 from bench.leaderboard.task_sets import over_equal_tasks
-from bench.record import RunRecord
-from bench.schema import plain
-from bench.store import RECORD_FILE, Store
+from bench.records.record import RunRecord
+from bench.records.schema import plain
+from bench.records.store import RECORD_FILE, Store
 from tasks.metrics.averages import GLUE_NINE
 from tests.conftest import ROOT, runs_of
 from tests.test_record import record
@@ -147,7 +147,7 @@ def test_a_record_that_no_row_follows_from_takes_no_other_with_it(
             raise error("nonsense")
         return board_values(found)
 
-    monkeypatch.setattr("bench.index.board_values", values)
+    monkeypatch.setattr("bench.leaderboard.index.board_values", values)
     index = Index.refreshed(tmp_path)
     assert [path for path, _ in index.unreadable] == [file]
     assert index.runs["seed"].tolist() == [1]
@@ -273,7 +273,7 @@ def test_an_index_is_of_another_version_when_what_makes_its_rows_has_changed(tmp
     assert _reading(*map(str, sources)) == first
     sources[1].write_text("FIRST = 2")
     assert _reading(*map(str, sources)) != first
-    assert SCHEMA.metadata[b"reading"].decode() == _reading(bench.index.__file__, columns.__file__)
+    assert SCHEMA.metadata[b"reading"].decode() == _reading(bench.leaderboard.index.__file__, columns.__file__)
 
 
 def _with_status(table: pa.Table, status: str) -> pa.Table:
@@ -344,8 +344,8 @@ def test_what_several_processes_read_and_compute_is_what_one_does(
     index = (tmp_path / INDEX_FILE).read_bytes()
     for path in (INDEX_FILE, parts.FOLDER):
         _remove(tmp_path / path)
-    monkeypatch.setattr(bench.index, "MANY", 1)
-    monkeypatch.setattr(bench.index, "AT_ONCE", 30)
+    monkeypatch.setattr(bench.leaderboard.index, "MANY", 1)
+    monkeypatch.setattr(bench.leaderboard.index, "AT_ONCE", 30)
     monkeypatch.setattr(parts, "MANY", 1)
     assert bytes_of(publish(tmp_path, pages=False)) == alone
     assert (tmp_path / INDEX_FILE).read_bytes() == index

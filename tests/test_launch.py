@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import in_process, launch, settings, sweep
+from bench import settings
 from bench.context import Terms
 from bench.errors import SettingsError
 from bench.planning import Plan
-from bench.record import RunRecord
-from bench.schema import RecordError, plain
+from bench.processes import launch
+from bench.processes.signals import StopRequest
+from bench.processes.team import ALONE
+from bench.records.record import RunRecord
+from bench.records.schema import RecordError, plain
+from bench.records.store import RECORD_FILE
+from bench.records.workspace import Held
 from bench.settings import HardwareSettings, SlurmSettings
-from bench.signals import StopRequest
-from bench.store import RECORD_FILE
-from bench.team import ALONE
-from bench.workspace import Held
+from bench.sweeps import in_process, sweep
 from tests.test_record import record
 
 PLACE = "import os, sys; rank, folder = os.environ['RANK'], sys.argv[1].rpartition('/')[0]\n"

@@ -20,9 +20,9 @@ from bench.leaderboard.profiles import profiles
 from bench.leaderboard.publish import publish
 from bench.leaderboard.rows import last_of_each_seed, rows_of
 from bench.leaderboard.task_sets import over_equal_tasks
-from bench.record import RunRecord
+from bench.records.record import RunRecord
+from bench.records.store import Store
 from bench.settings import TuningSettings
-from bench.store import Store
 from tasks.metrics.averages import GLUE_EIGHT, SUPERGLUE_EIGHT
 from tests.conftest import runs_of
 from tests.test_record import record, write

@@ -13,8 +13,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench import evaluation
-from bench.anatomy import Anatomy
-from bench.backbone import Backbone
+from bench.backbone.anatomy import Anatomy
+from bench.backbone.pretrained import Backbone
 from bench.errors import DataError, SettingsError
 from bench.settings import DataSettings
 from tasks.examples import IGNORED_LABEL, ContinuationExamples

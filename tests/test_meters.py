@@ -19,8 +19,8 @@ from bench.errors import Diverged
 from bench.measure import inference, memory_causes, probe
 from bench.measure.meters import Meters
 from bench.measure.throughput import StepClock
-from bench.record import RunRecord
-from bench.team import ALONE, Team
+from bench.processes.team import ALONE, Team
+from bench.records.record import RunRecord
 from tests.conftest import METHODS, ROOT, RunCommand, records, the_record
 from tests.methods.conftest import attached, loop
 

@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from bench.measure import batch_sweep
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from tests.conftest import ROOT, the_record
 
 ROOM = 100 * 2**20

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from bench.index import Index
 from bench.leaderboard import page
 from bench.leaderboard.boards import Boards, Sources
+from bench.leaderboard.index import Index
 from bench.leaderboard.publish import publish
-from bench.record import RunRecord
-from bench.store import Store
+from bench.records.record import RunRecord
+from bench.records.store import Store
 from tasks.metrics.averages import GLUE_NINE, SUPERGLUE_EIGHT
 from tasks.metrics.vtab import TASKS as VTAB
 from tests.conftest import ROOT, records, run_in, runs_of

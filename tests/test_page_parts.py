@@ -17,7 +17,7 @@ from bench.leaderboard.page.details import COMMAND, POINTS, Details, details_of
 from bench.leaderboard.page.entries import Entry, entries
 from bench.leaderboard.page.known import METHODS as FOLDER
 from bench.leaderboard.page.known import family_of, settings_of
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from methods.base import FAMILIES, OTHER
 from methods.card import card_of
 from tests.conftest import METHODS, runs_of

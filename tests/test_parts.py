@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from bench.index import Index
 from bench.leaderboard import parts
+from bench.leaderboard.index import Index
 from bench.leaderboard.publish import publish
-from bench.record import RunRecord
-from bench.store import RECORD_FILE, Store
+from bench.records.record import RunRecord
+from bench.records.store import RECORD_FILE, Store
 from tests.test_record import record, write
 
 Damage = Callable[[bytes], bytes]

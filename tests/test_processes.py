@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from bench import checkpoint
-from bench.launch import _is_failure
-from bench.pulse import PROGRESS_FILE
-from bench.record import RunRecord
-from bench.team import ALONE, Team, different
+from bench.processes.launch import _is_failure
+from bench.processes.team import ALONE, Team, different
+from bench.records import checkpoint
+from bench.records.pulse import PROGRESS_FILE
+from bench.records.record import RunRecord
 from tests.conftest import records, run_in, the_record
 from tests.test_resume import checkpoints, started, waited_for
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from bench.projections import take_apart
+from bench.backbone.projections import take_apart
 from tests.families import CONFIGS, inputs
 
 WIDTH = 32

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from bench.audit import audit
-from bench.bundle import unpack
 from bench.leaderboard.boards import Boards, Sources
-from bench.record import RunRecord
+from bench.records.bundle import unpack
+from bench.records.record import RunRecord
 from scripts import publish_board
 from tests.conftest import ROOT, runs_of
 from tests.test_record import record

@@ -11,11 +11,11 @@ import pytest
 
 from bench.errors import StorageError
 from bench.files import write_json
-from bench.index import Index
-from bench.record import SCHEMA_VERSION, RunRecord
-from bench.schema import RecordError, decode, plain, read, validate
-from bench.store import RECORD_FILE, Store
-from bench.workspace import claimed
+from bench.leaderboard.index import Index
+from bench.records.record import SCHEMA_VERSION, RunRecord
+from bench.records.schema import RecordError, decode, plain, read, validate
+from bench.records.store import RECORD_FILE, Store
+from bench.records.workspace import claimed
 
 STABLE_COLUMNS = [
     "schema_version",
@@ -187,7 +187,7 @@ def test_a_results_folder_that_cannot_be_made_is_refused() -> None:
 
 
 def test_a_full_disk_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.store.MINIMUM_FREE_BYTES", 2**80)
+    monkeypatch.setattr("bench.records.store.MINIMUM_FREE_BYTES", 2**80)
     with pytest.raises(StorageError, match="MiB left"):
         Store(tmp_path).check_writable()
 

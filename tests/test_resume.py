@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import checkpoint
-from bench.checkpoint import Checkpoints
-from bench.pulse import PROGRESS_FILE
-from bench.record import RunRecord
-from bench.schema import read
-from bench.workspace import RECORD_FILE, TOO_LARGE_FILE, lock_file, working_folder
+from bench.records import checkpoint
+from bench.records.checkpoint import Checkpoints
+from bench.records.pulse import PROGRESS_FILE
+from bench.records.record import RunRecord
+from bench.records.schema import read
+from bench.records.workspace import RECORD_FILE, TOO_LARGE_FILE, lock_file, working_folder
 from tests.conftest import ROOT, RunCommand, records, run_in, the_record
 
 STEPS = 120
@@ -211,7 +211,7 @@ def test_two_processes_never_train_the_same_run(tiny_bert: Path, tmp_path: Path)
 def test_the_claim_of_a_process_on_another_machine_holds_until_its_heartbeat_is_missed(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import workspace
+    from bench.records import workspace
 
     final = tmp_path / "run"
     with workspace.claimed(final):
@@ -230,7 +230,7 @@ def test_the_claim_of_a_process_on_another_machine_holds_until_its_heartbeat_is_
 
 
 def test_a_claim_that_lost_its_text_with_its_machine_holds_as_long_as_a_heartbeat(tmp_path: Path) -> None:
-    from bench import workspace
+    from bench.records import workspace
 
     final = tmp_path / "run"
     lock_file(final).touch()
@@ -257,7 +257,7 @@ def test_what_a_process_left_that_died_after_publishing_is_tidied_up(tiny_bert: 
 
 def test_a_process_that_lost_its_claim_puts_no_record_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after minutes in which it was stopped and another process took the run over."""
-    from bench import workspace
+    from bench.records import workspace
 
     monkeypatch.setattr(workspace, "LEASE_SECONDS", 1.0)
     final = tmp_path / "run"

@@ -112,11 +112,11 @@ def test_a_sweep_runs_every_combination_in_one_process_and_skips_finished_ones(
         (["training.learning_rte=1"], "Did you mean 'learning_rate'?"),
         (["method.rank=-1"], "method.rank=-1 must be at least 1."),
         (["method.rank=four"], "method.rank=four must be a whole number"),
-        (["method.dropout=2"], "method.dropout=2 must be below 1."),
+        (["method.dropout=2"], "method.dropout=2 must be at least 0 and below 1."),
         (["training.batch_size=0"], "training.batch_size=0 must be at least 1."),
         (["training.epochs=abc"], "training.epochs=abc"),
-        (["training.learning_rate=nan"], "training.learning_rate=nan must be above 0."),
-        (["seed=-1"], "seed=-1 must be at least 0."),
+        (["training.learning_rate=nan"], "training.learning_rate=nan must be a finite number."),
+        (["seed=-1"], "seed=-1 must be at least 0 and below 4294967296."),
         (["seed=0,1"], "add -m to sweep over it"),
         (["method.rank=65"], "method.rank=65 is above the size of"),
         (["method.targets=[querry]"], "'querry' matches no module. Did you mean 'query'?"),
@@ -234,7 +234,8 @@ def composed() -> Iterator[Any]:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from bench import settings, sweep
+    from bench import settings
+    from bench.sweeps import sweep
 
     settings.register()
 

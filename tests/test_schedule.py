@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from bench.schedule import Schedule
+from bench.training.schedule import Schedule
 
 STEPS, WARMUP, PEAK = 40, 6, 0.01
 TRANSFORMERS_NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

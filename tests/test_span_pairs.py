@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from bench.backbone.span_pair import SpanPairHead, SpanPairModel
 from bench.errors import DataError
 from bench.settings import DataSettings
-from bench.span_pair import SpanPairHead, SpanPairModel
 from tasks.locating import resolve
 from tasks.sources import Source
 from tasks.superglue import word_span

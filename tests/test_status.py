@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import status
-from bench.pulse import PROGRESS_FILE
+from bench.records import status
+from bench.records.pulse import PROGRESS_FILE
 from tests.conftest import ROOT, run_in, the_record
 from tests.test_resume import STEPS, arguments, checkpoints, started, waited_for
 

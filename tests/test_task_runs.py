@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from tests.conftest import records, run_in
 
 ENCODER_TASKS = ("superglue/copa", "superglue/wic", "superglue/multirc", "superglue/record")

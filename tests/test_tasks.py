@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from bench import hub
+from bench.backbone import hub
 from bench.errors import DataError, SettingsError
 from bench.planning import build
 from bench.settings import DataSettings

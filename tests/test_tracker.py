@@ -8,7 +8,7 @@ import pytest
 
 from bench.settings import TrackerSettings
 from bench.tracker import WandbTracker, tracker
-from bench.training import LogPoint
+from bench.training.loop import LogPoint
 from tests.test_record import record
 
 POINT = LogPoint(step=1, loss=0.5, learning_rate=1e-3, samples_per_second=10.0, seconds=1.0)

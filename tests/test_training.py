@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.dropout import use_fast_dropout
+from bench.backbone.dropout import use_fast_dropout
 from bench.errors import Diverged
 from bench.evaluation import outputs
 from bench.measure.throughput import StepClock
 from bench.settings import TrainingSettings
-from bench.training import LogPoint, TrainingLoop, accelerator, store_frozen_in, total_steps
+from bench.training.loop import LogPoint, TrainingLoop, accelerator, store_frozen_in, total_steps
 from tasks.examples import ContinuationExamples, PromptedExamples, TextExamples, Tokens
 from tests.methods.conftest import attached
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from bench.errors import SettingsError
-from bench.record import RunRecord
-from bench.samplers import Grid, Optuna, learning_rates
+from bench.records.record import RunRecord
+from bench.records.workspace import working_folder
 from bench.settings import TuningSettings
-from bench.trials import Trial, TrialsFailedError, chosen
-from bench.workspace import working_folder
+from bench.sweeps.samplers import Grid, Optuna, learning_rates
+from bench.sweeps.trials import Trial, TrialsFailedError, chosen
 from tests.conftest import RunCommand, records
 
 RATE = "training.learning_rate"

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bench import settings, sweep
+from bench import settings
 from bench.cluster.node import node_count, node_rank
 from bench.cluster.slurm import this_job
 from bench.console import FAILED, new_console, refuse
 from bench.errors import UserError
-from bench.in_process import carry_out
-from bench.launch import joined
-from bench.signals import Stopped
-from bench.store import RECORD_FILE
-from bench.workspace import Held, outwait_dead_owner
+from bench.processes.launch import joined
+from bench.processes.signals import Stopped
+from bench.records.store import RECORD_FILE, TRACEBACK_FILE
+from bench.records.workspace import Held, outwait_dead_owner
+from bench.sweeps import sweep
+from bench.sweeps.in_process import carry_out
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -64,7 +65,7 @@ class RunJob:
         if code == FAILED:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 error = json.loads((Path(self.folder) / RECORD_FILE).read_text())["error"]
-                return f"{error}\n{tail(Path(self.folder) / 'traceback.txt')}"
+                return f"{error}\n{tail(Path(self.folder) / TRACEBACK_FILE)}"
         sys.stderr.flush()
         return f"exit code {code}, and no record; the log ends:\n{tail(JobEnvironment().paths.stderr)}"
 

@@ -9,7 +9,7 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.record import RunRecord
+    from bench.records.record import RunRecord
 
 TASK = ["task", "data_revision", "task_settings_id"]
 """What makes one task: its data, and settings such as a template or a limit of new tokens."""

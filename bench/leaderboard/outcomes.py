@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.records.store import PREDICTIONS_FILE
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Values = NDArray[np.float64]
 
-PREDICTIONS_FILE = "predictions.parquet"
 RESAMPLES = 2_000
 ROW = "id"
 """The column that numbers the rows: where it tells examples apart, every row is one."""

@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bench.index import Index
 from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.documents import documents
 from bench.leaderboard.files import as_csv
+from bench.leaderboard.index import Index
 from bench.parallel import in_processes
-from bench.store import Store
+from bench.records.store import Store
 
 FOLDER = "boards"
 TEXTS = "texts"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.index import Index
 from bench.leaderboard import page
 from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.documents import LATEX_FILE, LEGEND_IN_LATEX, LEGEND_IN_MARKDOWN, MARKDOWN_FILE
 from bench.leaderboard.files import joined, write
+from bench.leaderboard.index import Index
 from bench.leaderboard.parts import Part, parts
-from bench.store import Store
+from bench.records.store import Store
 
 FOLDER = "leaderboard"
 ENDINGS = (".csv", ".md", ".tex", ".html", ".svg", ".png")

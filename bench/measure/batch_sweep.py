@@ -11,7 +11,7 @@ from bench.measure import memory
 from bench.measure.throughput import StepClock
 
 if TYPE_CHECKING:
-    from bench.training import TrainingLoop
+    from bench.training.loop import TrainingLoop
 
 LARGEST = 4096
 WARM_UP_STEPS = 1

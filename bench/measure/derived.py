@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.measure.reference import MachineReference
     from bench.measure.throughput import StepClock
     from bench.measure.utilisation import Utilisation
-    from bench.record import RunRecord
+    from bench.records.record import RunRecord
 
 GIGA, TERA = 1e9, 1e12
 JOULES_PER_MILLIWATT_HOUR = 3.6

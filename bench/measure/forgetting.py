@@ -19,15 +19,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.backbone import LanguageHead, fresh, language_head, tokenizer
+from bench.backbone.pretrained import LanguageHead, fresh, language_head, tokenizer
 from bench.errors import Diverged
 from bench.measure.passages import in_batches
-from bench.without_trace import without_trace
+from bench.training.without_trace import without_trace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.backbone import Backbone
+    from bench.backbone.pretrained import Backbone
     from bench.measure.passages import Passages
     from bench.settings import ModelSettings
 
@@ -94,7 +94,7 @@ def base_observation(
     """
     import torch
 
-    from bench.training import accelerator, store_frozen_in
+    from bench.training.loop import accelerator, store_frozen_in
 
     with torch.random.fork_rng(devices=[]):
         base = fresh(settings, kind, outputs)

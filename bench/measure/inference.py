@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.evaluation import head_outputs
 from bench.measure.throughput import percentile
-from bench.shards import local
+from bench.training.shards import local
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.shards import local
+from bench.training.shards import local
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,30 +17,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import cache
+from bench.backbone.kinds import KINDS
 from bench.errors import Diverged, one_line
 from bench.evaluation import answers_of
 from bench.hardware import description
 from bench.identity import digest
-from bench.kinds import KINDS
 from bench.measure import batch_sweep, derived, forgetting, inference, memory_causes, parameters, probe, reference
 from bench.measure.energy import EnergyMeter
 from bench.measure.utilisation import Utilisation, Window, sampled
-from bench.team import ALONE, Team
+from bench.processes.team import ALONE, Team
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from bench.backbone import Backbone
+    from bench.backbone.pretrained import Backbone
     from bench.evaluation import Evaluation
     from bench.measure.compute import FlopsByShape
     from bench.measure.inference import Latency
     from bench.measure.phases import Phases
     from bench.measure.throughput import StepClock
     from bench.planning import Plan
-    from bench.record import RunRecord
-    from bench.training import TrainingLoop
+    from bench.records.record import RunRecord
+    from bench.training.loop import TrainingLoop
     from methods.base import Method
     from tasks.base import Examples
 

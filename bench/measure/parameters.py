@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from bench.anatomy import Anatomy
+    from bench.backbone.anatomy import Anatomy
 
 LIBRARY_COPY = "original_module."
 

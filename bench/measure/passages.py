@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.backbone import tokenizer
+from bench.backbone.pretrained import tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.measure import compute, memory_causes
-from bench.without_trace import without_trace
+from bench.training.without_trace import without_trace
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bench.measure.compute import Flops, FlopsByShape
-    from bench.training import TrainingLoop
+    from bench.training.loop import TrainingLoop
     from tasks.batch import Batch
 
 

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import provenance
+from bench.records import provenance
 
 if TYPE_CHECKING:
     import torch

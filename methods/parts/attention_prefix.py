@@ -16,10 +16,10 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from bench.anatomy import Anatomy
+from bench.backbone.anatomy import Anatomy
+from bench.backbone.dropout import attention_with_fast_dropout
+from bench.backbone.projections import Projections
 from bench.decode import attention_of_one_query
-from bench.dropout import attention_with_fast_dropout
-from bench.projections import Projections
 
 ATTENTION_NAME = "sdpa_prefix"
 """The attention's name in transformers; it contains "sdpa" so that transformers checks that the model supports SDPA."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.anatomy import Anatomy
+from bench.backbone.anatomy import Anatomy
 
 INITIAL_STD = 0.02
 DENSE_LAYERS = {"attention": "attention.output", "ffn": "ffn.down"}

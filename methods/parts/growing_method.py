@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
-from bench.schedule import BEGINS
+from bench.requirements import NOT_NEGATIVE, require_number, require_whole
+from bench.training.schedule import BEGINS
 from methods.base import ADAPTER_FILE
 from methods.parts.linear_method import LinearMethod, check_rank
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
     from methods.parts.growing import GrowingLinear
 
 INTERVAL_SHARE = 0.02
@@ -95,15 +96,12 @@ class GrowingMethod(LinearMethod):
 
     def check_settings(self) -> None:
         """Ranks must grow, steps lie in their ranges."""
-        least = {"initial_rank": 1, "rank": self.initial_rank, "incre_rank_num": 1, "init_warmup": 0}
-        values = {"initial_rank": self.initial_rank, "rank": self.rank, "incre_rank_num": self.incre_rank_num}
-        for name, value in {**values, **self.phases}.items():
-            floor = least.get(name, 1)
-            if value is not None and not (isinstance(value, int) and value >= floor):
-                limit = f"method.initial_rank={floor}" if name == "rank" else floor
-                raise SettingsError(f"method.{name}={value} must be a whole number of at least {limit}.")
-        if self.orthogonality_weight < 0:
-            raise SettingsError(f"method.orthogonality_weight={self.orthogonality_weight} must be at least 0.")
+        require_whole("method.initial_rank", self.initial_rank)
+        require_whole("method.rank", self.rank, self.initial_rank, "method.initial_rank")
+        for name, value in {"incre_rank_num": self.incre_rank_num, **self.phases}.items():
+            if value is not None:
+                require_whole(f"method.{name}", value, least=0 if name == "init_warmup" else 1)
+        require_number("method.orthogonality_weight", self.orthogonality_weight, NOT_NEGATIVE)
 
     def check_part(self, part: Part) -> None:
         """The average rank and what a layer gains at a time must fit the target."""

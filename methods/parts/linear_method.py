@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import SettingsError
+from bench.requirements import require_whole
 from methods.base import Method
 
 if TYPE_CHECKING:
-    from bench.anatomy import Anatomy, Part
-    from bench.backbone import Backbone
+    from bench.backbone.anatomy import Anatomy, Part
+    from bench.backbone.pretrained import Backbone
     from methods.parts.adapted_linear import AdaptedLinear
 
 
@@ -77,7 +78,6 @@ def check_rank(rank: int, part: Part, setting: str = "rank") -> None:
     from methods.parts.linear import in_out_features
 
     size = min(in_out_features(part.module))
-    if not (isinstance(rank, int) and rank >= 1):
-        raise SettingsError(f"method.{setting}={rank} must be a whole number of at least 1.")
+    require_whole(f"method.{setting}", rank)
     if rank > size:
         raise SettingsError(f"method.{setting}={rank} is above the size of {part.name} ({size}).")

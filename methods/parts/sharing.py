@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from methods.parts.linear import in_out_features
 
 if TYPE_CHECKING:
-    from bench.anatomy import Part
+    from bench.backbone.anatomy import Part
 
 BLOCK_NUMBER = re.compile(r"\.\d+\.")
 

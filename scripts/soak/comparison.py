@@ -13,13 +13,12 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from bench import sweep
 from bench.identity import ID_LENGTH
 from bench.leaderboard.publish import publish
-from bench.record import RunRecord
-from bench.resumable import HISTORY_FILE
-from bench.schema import read
-from bench.store import RECORD_FILE, Store
+from bench.records.record import RunRecord
+from bench.records.schema import read
+from bench.records.store import ADAPTER_FOLDER, HISTORY_FILE, PREDICTIONS_FILE, RECORD_FILE, Store
+from bench.sweeps import sweep
 
 TIMES = (
     "wall_seconds",
@@ -157,11 +156,11 @@ def _different(calm: Path, stormy: Path) -> Iterator[str]:
         yield f"its folder holds {others} and held {files}"
     if _history(calm) != _history(stormy):
         yield f"{HISTORY_FILE} has other points"
-    for path in sorted(calm.glob("adapter/*.safetensors")):
-        if not _same_bytes(path, stormy / "adapter" / path.name):
-            yield f"adapter/{path.name} has other bytes"
-    if not _same_rows(calm / "predictions.parquet", stormy / "predictions.parquet"):
-        yield "predictions.parquet has other rows"
+    for path in sorted(calm.glob(f"{ADAPTER_FOLDER}/*.safetensors")):
+        if not _same_bytes(path, stormy / ADAPTER_FOLDER / path.name):
+            yield f"{ADAPTER_FOLDER}/{path.name} has other bytes"
+    if not _same_rows(calm / PREDICTIONS_FILE, stormy / PREDICTIONS_FILE):
+        yield f"{PREDICTIONS_FILE} has other rows"
 
 
 def _record(folder: Path) -> RunRecord:

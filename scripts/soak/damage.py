@@ -10,9 +10,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import checkpoint
-from bench.resumable import HISTORY_FILE
-from bench.store import RECORD_FILE, Store
+from bench.records import checkpoint
+from bench.records.store import HISTORY_FILE, RECORD_FILE, Store
 from scripts.soak.comparison import CutRecord
 
 UNFINISHED = {"checkpoint": f"/{checkpoint.FILE}", "history": f"/{HISTORY_FILE}", "claim": ".lock"}

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from bench import status
-from bench.workspace import LEASE_SECONDS
+from bench.records import status
+from bench.records.workspace import LEASE_SECONDS
 from scripts.soak import damage
 from scripts.soak.comparison import CutRecord, faults, planned
 from scripts.soak.submissions import AIMS, Submission, appeared

@@ -11,25 +11,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import checkpoint
 from bench.identity import ID_LENGTH
-from bench.resumable import HISTORY_FILE
-from bench.store import RECORD_FILE
+from bench.records import checkpoint
+from bench.records.store import ADAPTER_FOLDER, HISTORY_FILE, PREDICTIONS_FILE, RECORD_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_FOLDER = rf"[0-9a-f]{{{ID_LENGTH}}}"
 AIMS = {
     "a fresh working folder": re.compile(rf"\.{RUN_FOLDER}"),
     "a checkpoint being written": re.compile(rf"{re.escape(checkpoint.FILE)}\..*\.partial"),
-    "an adapter being saved": re.compile("adapter"),
+    "an adapter being saved": re.compile(ADAPTER_FOLDER),
     "a record being written": re.compile(rf"{re.escape(RECORD_FILE)}\..*\.partial"),
     "a run that gets its name": re.compile(RUN_FOLDER),
 }
 """Names of files and folders whose appearance marks a delicate moment."""
 FILES_OF_PHASES = {
     RECORD_FILE: "at the end",
-    "predictions.parquet": "at the end",
-    "adapter": "in evaluation",
+    PREDICTIONS_FILE: "at the end",
+    ADAPTER_FOLDER: "in evaluation",
     HISTORY_FILE: "in training",
 }
 """What a run writes in each phase, the last phase first."""

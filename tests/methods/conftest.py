@@ -13,14 +13,14 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig
 
-from bench.anatomy import Anatomy
-from bench.backbone import Backbone
+from bench.backbone.anatomy import Anatomy
+from bench.backbone.pretrained import Backbone
+from bench.backbone.span_pair import SpanPairModel
 from bench.measure import parameters
 from bench.measure.throughput import StepClock
 from bench.planning import build
 from bench.settings import TrainingSettings
-from bench.span_pair import SpanPairModel
-from bench.training import TrainingLoop, accelerator
+from bench.training.loop import TrainingLoop, accelerator
 from methods.base import Method
 from tasks.examples import TextExamples, Tokens
 from tests.conftest import CONFIGURATION

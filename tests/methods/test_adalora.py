@@ -19,10 +19,10 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from bench.anatomy import Anatomy
-from bench.backbone import Backbone
+from bench.backbone.anatomy import Anatomy
+from bench.backbone.pretrained import Backbone
+from bench.backbone.projections import take_apart
 from bench.errors import SettingsError
-from bench.projections import take_apart
 from methods.adalora import AdaLora, Schedule
 from methods.base import trainable
 from methods.parts.svd_linear import SVDLinear
@@ -389,7 +389,7 @@ class TestMethod:
             ({"targets": ["qery"]}, "method.targets: 'qery' matches no module. Did you mean 'query'"),
             ({"mask_interval": 0}, "method.mask_interval=0 must be a whole number of at least 1"),
             ({"init_warmup": -1}, "method.init_warmup=-1 must be a whole number of at least 0"),
-            ({"beta2": 1.0}, "method.beta2=1.0 must lie between 0 and 1"),
+            ({"beta2": 1.0}, "method.beta2=1.0 must be above 0 and below 1"),
             ({"orthogonality_weight": -0.1}, "method.orthogonality_weight=-0.1 must be at least 0"),
         ],
     )

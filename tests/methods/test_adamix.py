@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.anatomy import FAMILIES, Anatomy
+from bench.backbone.anatomy import FAMILIES, Anatomy
 from bench.errors import SettingsError
 from bench.measure import parameters
 from methods.adamix import AdaMix, answers

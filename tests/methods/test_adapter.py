@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from bench.anatomy import FAMILIES, Anatomy
+from bench.backbone.anatomy import FAMILIES, Anatomy
 from bench.errors import SettingsError
 from methods.adapter import VARIANTS, BottleneckAdapter
 from methods.base import trainable

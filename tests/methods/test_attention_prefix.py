@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.backbone import Backbone
-from bench.dropout import use_fast_dropout
+from bench.backbone.dropout import use_fast_dropout
+from bench.backbone.pretrained import Backbone
 from bench.errors import SettingsError
 from bench.measure import parameters
 from methods.base import Method, trainable

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
-from bench.anatomy import FAMILIES, Anatomy
+from bench.backbone.anatomy import FAMILIES, Anatomy
 from bench.errors import SettingsError
 from methods.base import ADAPTER_FILE, trainable
 from methods.compacter import Compacter
@@ -185,7 +185,7 @@ class TestMethod:
             ({"division": 5}, r"method\.division=5 must divide the model's width \(32\)"),
             ({"division": 0}, r"method\.division=0 must be a whole number of at least 1"),
             ({"rank": 1.5}, r"method\.rank=1\.5 must be a whole number of at least 1"),
-            ({"sublayers": ["fnn"]}, r"method\.sublayers: 'fnn' is unknown\. Did you mean 'ffn'"),
+            ({"sublayers": ["fnn"]}, r"method\.sublayers=fnn is unknown\. Did you mean 'ffn'"),
             ({"nonlinearity": "gelu_neu"}, r"method\.nonlinearity=gelu_neu is unknown\. Did you mean 'gelu_new'"),
             ({"reduction": 33}, r"method\.reduction=33 is above the model's width \(32\)"),
         ],

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.anatomy import Anatomy
+from bench.backbone.anatomy import Anatomy
 from bench.evaluation import outputs
 from bench.measure import parameters
 from bench.measure.inference import difference
 from bench.measure.throughput import StepClock
-from bench.training import accelerator, store_frozen_in
+from bench.training.loop import accelerator, store_frozen_in
 from methods.base import trainable
 from tests.conftest import METHODS
 from tests.methods.conftest import STEPS, attached, backbone, batch, examples, logits, loop, padded_batch, train

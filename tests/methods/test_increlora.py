@@ -336,7 +336,7 @@ class TestMethod:
             ({"top_h": 0}, "method.top_h=0 must be a whole number of at least 1"),
             ({"incre_interval": 0}, "method.incre_interval=0 must be a whole number of at least 1"),
             ({"init_warmup": -1}, "method.init_warmup=-1 must be a whole number of at least 0"),
-            ({"beta1": 1.0}, "method.beta1=1.0 must lie between 0 and 1"),
+            ({"beta1": 1.0}, "method.beta1=1.0 must be above 0 and below 1"),
             ({"orthogonality_weight": -0.1}, "method.orthogonality_weight=-0.1 must be at least 0"),
         ],
     )

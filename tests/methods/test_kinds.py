@@ -20,7 +20,7 @@ from bench.evaluation import outputs
 from bench.generation import Completion, Decoding, complete
 from bench.measure.throughput import StepClock
 from bench.settings import TrainingSettings
-from bench.training import TrainingLoop, accelerator
+from bench.training.loop import TrainingLoop, accelerator
 from methods.base import Method, trainable
 from tasks.base import Examples
 from tasks.examples import ChoiceExamples, PromptedExamples, SpanPairExamples, Tokens

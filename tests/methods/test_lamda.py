@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.errors import SettingsError
 from bench.measure.throughput import StepClock
-from bench.training import TrainingLoop
+from bench.training.loop import TrainingLoop
 from methods.lamda import Lamda, allocated_ranks, candidate_ranks, frozen_columns
 from methods.parts.decomposed_linear import CoreLinear, HeldColumns
 from methods.parts.decompositions import normalised_energy, svd_start, thin_svd
@@ -230,10 +230,10 @@ class TestMethod:
         ("settings", "sentence"),
         [
             ({"rank": 0}, "method.rank=0 must be a whole number of at least 1"),
-            ({"alpha": 0}, "method.alpha=0 must be above 0, or null for the rank"),
+            ({"alpha": 0}, "method.alpha=0 must be above 0"),
             ({"rank": 65}, "method.rank=65 is above the size of bert.*query .64"),
             ({"init": "pissa"}, "method.init=pissa is unknown.*Allowed: lora, svd"),
-            ({"eta": 0.0}, "method.eta=0.0 must lie above 0 and be at most 1"),
+            ({"eta": 0.0}, "method.eta=0.0 must be above 0 and at most 1"),
             ({"dropout": -0.1}, "method.dropout=-0.1 must be at least 0 and below 1"),
             ({"rank_allocation": "spectral"}, "method.rank_allocation=spectral is unknown. Did you mean 'spectrum'"),
             ({"rank_allocation": "spectrum", "rank": 1}, "method.rank=1 has no half"),

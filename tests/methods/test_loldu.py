@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.errors import SettingsError
-from bench.training import store_frozen_in
+from bench.training.loop import store_frozen_in
 from methods.base import ADAPTER_FILE, trainable
 from methods.loldu import INITIALISATIONS
 from methods.parts.decomposed_linear import DiagonalLinear
@@ -168,9 +168,9 @@ class TestMethod:
     @pytest.mark.parametrize(
         ("settings", "sentence"),
         [
-            ({"rank": 0}, "method.rank=0 must be a whole number of at least 1, or null for all"),
+            ({"rank": 0}, "method.rank=0 must be a whole number of at least 1"),
             ({"rank": 2.5}, "method.rank=2.5 must be a whole number"),
-            ({"alpha": 0}, "method.alpha=0 must be above 0, or null for the rank"),
+            ({"alpha": 0}, "method.alpha=0 must be above 0"),
             ({"initialisation": "uniforn"}, "method.initialisation=uniforn is unknown. Did you mean 'uniform'"),
             ({"targets": ["norm.ffn"]}, "method.targets: bert.*LayerNorm is no linear layer"),
         ],

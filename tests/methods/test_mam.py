@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from bench.anatomy import FAMILIES, Anatomy
+from bench.backbone.anatomy import FAMILIES, Anatomy
 from bench.errors import SettingsError
 from bench.measure import parameters
 from methods.base import ADAPTER_FILE, Method, trainable

@@ -150,7 +150,7 @@ class TestMethod:
         ("settings", "sentence"),
         [
             ({"rank": 0}, "method.rank=0 must be a whole number of at least 1"),
-            ({"alpha": 0}, "method.alpha=0 must be above 0, or null for the rank"),
+            ({"alpha": 0}, "method.alpha=0 must be above 0"),
             ({"rank": 65}, "method.rank=65 is above the size of bert.*query .64"),
             ({"initialisation": "nystrom"}, "method.initialisation=nystrom is unknown.*Allowed: nlora, slora"),
             ({"train": "al"}, "method.train=al is unknown. Did you mean 'all'"),

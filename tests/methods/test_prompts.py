@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.backbone import Backbone
+from bench.backbone.pretrained import Backbone
 from bench.errors import SettingsError
 from tests.families import backbone, classifier
 from tests.methods.conftest import method_named

@@ -260,7 +260,7 @@ class TestMethod:
             ({"sparse_lambda": -1.0}, "method.sparse_lambda=-1.0 must be at least 0"),
             ({"xi": -1e-4}, "method.xi=-0.0001 must be at least 0"),
             ({"prox": "sofft"}, "method.prox=sofft is unknown. Did you mean 'soft'?"),
-            ({"sparse_lr": 0.0}, "method.sparse_lr=0.0 must be a number above 0"),
+            ({"sparse_lr": 0.0}, "method.sparse_lr=0.0 must be above 0"),
             ({"lambda_schedule": "cubic"}, "method.lambda_schedule=cubic is unknown. .*linear"),
             ({**STAGED, "lambda_num": 1}, "method.lambda_num=1 must be a whole number of at least 2"),
             ({**STAGED, "xi": 1.0}, "method.max_lambda=0.6 must be at least method.xi=1.0"),

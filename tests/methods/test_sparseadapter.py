@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.anatomy import Anatomy
+from bench.backbone.anatomy import Anatomy
 from bench.errors import SettingsError
-from bench.training import store_frozen_in
+from bench.training.loop import store_frozen_in
 from methods.adapter import VARIANTS
 from methods.base import Method, trainable
 from methods.parts.bottleneck import Bottleneck, dense_pair

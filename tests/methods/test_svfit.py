@@ -139,9 +139,9 @@ class TestMethod:
     @pytest.mark.parametrize(
         ("settings", "sentence"),
         [
-            ({"rank": 0}, "method.rank=0 must be a whole number of at least 1, or null for all"),
-            ({"energy": 0.0}, "method.energy=0.0 must lie above 0 and be at most 1, or be null"),
-            ({"energy": 99}, "method.energy=99 must lie above 0"),
+            ({"rank": 0}, "method.rank=0 must be a whole number of at least 1"),
+            ({"energy": 0.0}, "method.energy=0.0 must be above 0 and at most 1"),
+            ({"energy": 99}, "method.energy=99 must be above 0 and at most 1"),
             ({"targets": ["norm.ffn"]}, "method.targets: bert.*LayerNorm is no linear layer"),
         ],
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-from bench.summary import CAUSES
+from bench.records.summary import CAUSES
 from methods.base import FAMILIES, OTHER
 
 DATA = "entries"

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.resumable import HISTORY_FILE
-from bench.schema import decode
-from bench.store import RECORD_FILE
-from bench.summary import memory_by_cause
+from bench.records.schema import decode
+from bench.records.store import HISTORY_FILE, RECORD_FILE
+from bench.records.summary import memory_by_cause
 
 if TYPE_CHECKING:
-    from bench.record import RunRecord
+    from bench.records.record import RunRecord
 
 COMMAND = "python bench/run.py"
 POINTS = 50

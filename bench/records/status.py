@@ -13,9 +13,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bench import checkpoint, workspace
-from bench.pulse import PROGRESS_FILE
-from bench.store import RECORD_FILE
+from bench.records import checkpoint, workspace
+from bench.records.pulse import PROGRESS_FILE
+from bench.records.store import RECORD_FILE
 
 WAITING, RUNNING, INTERRUPTED, UNREADABLE = "waiting", "running", "interrupted", "unreadable"
 DONE = "complete"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from bench.records.store import RECORD_FILE
+
 if TYPE_CHECKING:
-    from bench.record import RunRecord
+    from bench.records.record import RunRecord
 
 MEBIBYTE = 2**20
 CAUSES = {
@@ -40,7 +42,7 @@ def table(record: RunRecord, folder: Path) -> Table:
         grid.add_row("status", f"{record.status}: {record.error}")
     for name, value in _rows(record):
         grid.add_row(name, value)
-    grid.add_row("record", str(folder / "record.json"))
+    grid.add_row("record", str(folder / RECORD_FILE))
     return grid
 
 

@@ -1,6 +1,7 @@
 """Records as plain values: validated on the way out and on the way in.
 
-What a column may hold is said once, by the types in `bench/record.py`; msgspec checks them while it reads the JSON.
+What a column may hold is said once, by the types in `bench/records/record.py`; msgspec checks them while it reads the
+JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Union, get_type_hints
 
 import msgspec
 
-from bench.record import SCHEMA_VERSION, RunRecord
+from bench.records.record import SCHEMA_VERSION, RunRecord
 
 STATUSES = ("complete", "diverged", "failed", "interrupted", "out_of_memory")
 MEASURED_WHEN_COMPLETE = (

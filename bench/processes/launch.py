@@ -1,6 +1,6 @@
 """A run of several Accelerate processes: started on this machine, watched, and ended together.
 
-Each process is `bench/worker.py` with the resolved settings. The variables of PyTorch's process groups (RANK,
+Each process is `bench/processes/worker.py` with the resolved settings. The variables of PyTorch's process groups (RANK,
 WORLD_SIZE, ...) tell it its place, as a launcher of PyTorch or Accelerate would; starting the processes ourselves lets
 stop signals reach them all, and lets the record name the process that failed first.
 """
@@ -20,19 +20,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from bench import signals
 from bench.bookkeeping import closed, opened, traceback_file
 from bench.cluster.node import master_address, master_port, node_rank
 from bench.context import Terms
 from bench.errors import SettingsError
 from bench.files import write_json
 from bench.hardware import usable_cores
-from bench.record import RunRecord
-from bench.schema import read
-from bench.signals import Stopped
-from bench.store import RECORD_FILE
-from bench.team import ALONE
-from bench.workspace import working_folder
+from bench.processes import signals
+from bench.processes.signals import Stopped
+from bench.processes.team import ALONE
+from bench.records.record import RunRecord
+from bench.records.schema import read
+from bench.records.store import RECORD_FILE
+from bench.records.workspace import working_folder
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import hub
-from bench.anatomy import HEAD_DROPOUT_NAMES, Anatomy
+from bench.backbone import hub
+from bench.backbone.anatomy import HEAD_DROPOUT_NAMES, Anatomy
+from bench.backbone.kinds import KINDS, Kind
 from bench.errors import SettingsError, one_line
-from bench.kinds import KINDS, Kind
 from tasks.images import ImageFormat
 
 if TYPE_CHECKING:
@@ -220,12 +220,12 @@ def _model_class(settings: ModelSettings, kind: Kind, config: Any) -> Any:
 
 def _as_task_model(model: Any, kind: Kind, model_type: str) -> Any:
     """What transformers makes, with one layer per projection, and under a head of our own where the kind has one."""
-    from bench.projections import take_apart
+    from bench.backbone.projections import take_apart
 
     take_apart(model)
     if kind.model != "span_pair":
         return model
-    from bench.span_pair import SpanPairModel
+    from bench.backbone.span_pair import SpanPairModel
 
     return SpanPairModel(model, Anatomy(model, model_type).family.backbone)
 

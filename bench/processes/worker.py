@@ -1,4 +1,4 @@
-"""One process of a run of several: `bench/launch.py` starts it with the file that says what to do."""
+"""One process of a run of several: `bench/processes/launch.py` starts it with the file that says what to do."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from pathlib import Path
 from typing import Any
 
 # This folder must not stand on the import path, or its modules would shadow others; the project's root must.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from omegaconf import OmegaConf
 
-from bench import recipe, signals
+from bench import recipe
 from bench.bookkeeping import traceback_file
 from bench.console import new_console
 from bench.context import Terms
 from bench.errors import UserError, one_line
 from bench.files import write_json
-from bench.launch import REFUSED, STOPPED, Failure, error_file
 from bench.planning import Names, plan
-from bench.record import RunRecord
+from bench.processes import signals
+from bench.processes.launch import REFUSED, STOPPED, Failure, error_file
+from bench.processes.team import Team
+from bench.records.record import RunRecord
 from bench.settings import RunSettings
-from bench.team import Team
 
 PR_SET_PDEATHSIG = 1
 """The option of Linux's prctl that ends a process when its parent ends."""

@@ -1,7 +1,7 @@
 """A sweep: every run composed and validated before the first one starts, then carried out here or handed to SLURM.
 
 The runs of a sweep stand in `results/sweeps/<id>.json`, so that anyone can see how far it is from the records alone
-(`bench/status.py`). The id follows from the runs: the same sweep started again is the same sweep.
+(`bench/records/status.py`). The id follows from the runs: the same sweep started again is the same sweep.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bench import provenance, samplers, validation
+from bench import validation
 from bench.errors import SettingsError, StorageError, UserError, one_line
 from bench.files import write_json
 from bench.identity import ID_LENGTH, digest
 from bench.planning import Names, Plan, plan
+from bench.records import provenance
 from bench.settings import RunSettings
+from bench.sweeps import samplers
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -29,8 +29,8 @@ from bench.identity import ID_LENGTH
 from bench.leaderboard import columns as board_columns
 from bench.leaderboard.columns import COLUMNS, DERIVED, board_values
 from bench.parallel import in_processes
-from bench.schema import READABLE_VERSIONS, TYPES, RecordError, columns
-from bench.store import RECORD_FILE, Store
+from bench.records.schema import READABLE_VERSIONS, TYPES, RecordError, columns
+from bench.records.store import RECORD_FILE, Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,25 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import provenance
 from bench.bookkeeping import closed, note_failure, traceback_file
-from bench.checkpoint import Checkpoints
 from bench.files import replacing
 from bench.hardware import description
 from bench.measure import derived
 from bench.measure.phases import MEASURE
 from bench.measure.throughput import StepClock
-from bench.progress import display
-from bench.pulse import Pulse, watched
-from bench.signals import Stopped
-from bench.team import different
+from bench.processes.signals import Stopped
+from bench.processes.team import different
+from bench.records import provenance
+from bench.records.checkpoint import Checkpoints
+from bench.records.pulse import Pulse, watched
+from bench.records.store import HISTORY_FILE
+from bench.training.progress import display
 
 if TYPE_CHECKING:
     from bench.context import Run
     from bench.planning import Plan
-    from bench.training import LogPoint, TrainingLoop
+    from bench.training.loop import LogPoint, TrainingLoop
 
-HISTORY_FILE = "history.jsonl"
 LONG_TRAINING_SECONDS = 60.0
 """Training that took so long leaves a checkpoint at its end, so that an interrupted evaluation costs no training."""
 NOTHING, SAVE, STOP = range(3)
@@ -173,7 +173,7 @@ class _Curve:
 
     def load(self, points: list[dict[str, Any]]) -> None:
         """Go on after these points."""
-        from bench.training import LogPoint
+        from bench.training.loop import LogPoint
 
         self.points = [LogPoint(**point) for point in points]
 

@@ -20,16 +20,14 @@ import pyarrow.parquet as pq
 
 from bench.errors import DataError, one_line
 from bench.files import replacing
-from bench.leaderboard.outcomes import PREDICTIONS_FILE
-from bench.record import RunRecord
-from bench.schema import decode, plain
-from bench.store import RECORD_FILE, Store
-from bench.workspace import set_aside
+from bench.records.record import RunRecord
+from bench.records.schema import decode, plain
+from bench.records.store import HISTORY_FILE, PREDICTIONS_FILE, RECORD_FILE, Store
+from bench.records.workspace import set_aside
 
 PUBLISHED = "published"
 """Folder in a results folder that may hold a bundle of runs, which then stand on its boards."""
 RECORDS_FILE = "records.parquet"
-HISTORY_FILE = "history.jsonl"
 RECORDS = pa.schema([("run_id", pa.string()), ("record", pa.string()), ("history", pa.string())])
 PREDICTIONS = pa.schema(
     [

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench import sweep
 from bench.errors import SettingsError
-from bench.samplers import TRIALS_OWN, quoted, sampler, setting_of
 from bench.settings import LEARNING_RATE, RunSettings
-from bench.sweep import Sweep
-from bench.trials import Trial, TrialsFailedError, chosen, error_of
+from bench.sweeps import sweep
+from bench.sweeps.samplers import TRIALS_OWN, quoted, sampler, setting_of
+from bench.sweeps.sweep import Sweep
+from bench.sweeps.trials import Trial, TrialsFailedError, chosen, error_of
 
 if TYPE_CHECKING:
     from rich.console import Console

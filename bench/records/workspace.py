@@ -21,12 +21,12 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from bench import checkpoint
 from bench.files import write_json
-from bench.pulse import PROGRESS_FILE
-from bench.record import RunRecord
-from bench.schema import RecordError, read
-from bench.store import RECORD_FILE
+from bench.records import checkpoint
+from bench.records.pulse import PROGRESS_FILE
+from bench.records.record import RunRecord
+from bench.records.schema import RecordError, read
+from bench.records.store import RECORD_FILE
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.5

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from bench.errors import SettingsError, nearest
 from bench.settings import LEARNING_RATE, RunSettings, TuningSettings
-from bench.trials import Trial
+from bench.sweeps.trials import Trial
 from bench.validation import NOT_SETTABLE
 
 TRIALS_OWN = ("seed", "budget", "tuning", "measure", "training.max_steps")

@@ -14,7 +14,7 @@ from bench.settings import LEARNING_RATE
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.record import RunRecord
+    from bench.records.record import RunRecord
 
 
 class TrialsFailedError(UserError):

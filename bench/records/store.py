@@ -1,4 +1,4 @@
-"""Records on disk, found again by run id. How they get there says `bench/workspace.py`."""
+"""Records on disk, found again by run id. How they get there says `bench/records/workspace.py`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 
 from bench.errors import StorageError
-from bench.record import RunRecord
-from bench.schema import decode
+from bench.records.record import RunRecord
+from bench.records.schema import decode
 
-RECORD_FILE = "record.json"
+RECORD_FILE, PREDICTIONS_FILE, HISTORY_FILE = "record.json", "predictions.parquet", "history.jsonl"
+ADAPTER_FOLDER, TRACEBACK_FILE = "adapter", "traceback.txt"
 MINIMUM_FREE_BYTES = 64 * 2**20
 
 

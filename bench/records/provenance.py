@@ -27,7 +27,7 @@ LIBRARIES = (
     "torch",
     "transformers",
 )
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from bench.anatomy import HEAD_DROPOUT_NAMES
+from bench.backbone.anatomy import HEAD_DROPOUT_NAMES
 
 
 class SpanPairHead(nn.Module):

@@ -10,7 +10,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.training import LogPoint
+from bench.training.loop import LogPoint
 
 LINE_SECONDS = 10.0
 

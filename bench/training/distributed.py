@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from bench.shards import is_split
-from bench.without_trace import without_trace
+from bench.training.shards import is_split
+from bench.training.without_trace import without_trace
 from methods.base import trainable
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The record of one run: flat columns under stable names, each with its meaning.
 
 Units stand in the names. A number that was not measured is null, and `reasons` says why. What a column means is said
-here once; `docs/measurement.md` is written from it. `bench/schema.py` validates, reads and writes records.
+here once; `docs/measurement.md` is written from it. `bench/records/schema.py` validates, reads and writes records.
 """
 
 from __future__ import annotations

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import workspace
 from bench.console import FAILED, refuse
 from bench.errors import UserError, one_line
 from bench.planning import Plan
-from bench.record import RunRecord
-from bench.schema import RecordError
-from bench.signals import Stopped
-from bench.summary import table
-from bench.workspace import ClaimLost, Held
+from bench.processes.signals import Stopped
+from bench.records import workspace
+from bench.records.record import RunRecord
+from bench.records.schema import RecordError
+from bench.records.summary import table
+from bench.records.workspace import ClaimLost, Held
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import distributed
-from bench.batching import micro_batches, training_order
 from bench.errors import Diverged
 from bench.measure.throughput import StepClock
-from bench.randomness import generator, random_state, set_random_state
-from bench.schedule import Schedule
-from bench.shards import like, whole
-from bench.team import ALONE, Team
+from bench.processes.team import ALONE, Team
+from bench.training import distributed
+from bench.training.batching import micro_batches, training_order
+from bench.training.randomness import generator, random_state, set_random_state
+from bench.training.schedule import Schedule
+from bench.training.shards import like, whole
 
 if TYPE_CHECKING:
     import torch

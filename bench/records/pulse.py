@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import provenance
+from bench.records import provenance
 
 PROGRESS_FILE = "progress.json"
 WRITE_SECONDS = 5.0

@@ -1,0 +1,1 @@
+"""Pretrained models: how each family is loaded, where it keeps its parts, what each kind of task puts on top."""
