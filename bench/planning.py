@@ -133,12 +133,9 @@ def _method(settings: str, names: Names, model: ModelSettings, task: Task, limit
             f"training.max_length={limits.max_length} is more than model={names.model} has positions; at most "
             f"{anatomy.positions} will do."
         )
-    try:
-        method.check(anatomy)
-        if limits.max_steps is not None:
-            method.plan_steps(limits.max_steps)
-    except TypeError as error:  # a word for a number whose default is null
-        raise SettingsError(f"method={names.method} cannot take these settings: {one_line(error)}.") from error
+    method.check(anatomy)
+    if limits.max_steps is not None:
+        method.plan_steps(limits.max_steps)
     return method
 
 

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench.errors import SettingsError
+from bench.requirements import require_whole
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
@@ -66,10 +67,9 @@ class DyLora(LinearMethod):
 
     def check_settings(self) -> None:
         """The rank that is served must be one of those that are trained."""
-        if not (isinstance(self.serve_rank, int) and 1 <= self.serve_rank <= self.rank):
-            raise SettingsError(
-                f"method.serve_rank={self.serve_rank} must be a whole number from 1 to method.rank={self.rank}."
-            )
+        require_whole("method.serve_rank", self.serve_rank)
+        if self.serve_rank > self.rank:
+            raise SettingsError(f"method.serve_rank={self.serve_rank} must be at most method.rank={self.rank}.")
 
     def check_part(self, part: Part) -> None:
         """The largest rank must fit the target."""

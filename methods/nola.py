@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.requirements import require_known, require_whole
+from bench.requirements import POSITIVE, require_known, require_number, require_whole
 from methods.parts.linear_method import LinearMethod, check_rank
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Nola(LinearMethod):
         """The variant must be known, and there must be bases."""
         require_known("method.variant", self.variant, DEFAULT_ALPHA)
         require_whole("method.num_basis", self.num_basis)
+        require_number("method.alpha", self.alpha, POSITIVE)
 
     def check_part(self, part: Part) -> None:
         """The rank must fit the target."""

@@ -153,6 +153,8 @@ class Sora(LinearMethod):
         require_known("method.prox", self.prox, OPERATORS)
         if self.sparse_lr is not None:
             require_number("method.sparse_lr", self.sparse_lr, POSITIVE)
+        if self.first_stage is not None:
+            require_whole("method.first_stage", self.first_stage, least=0)
         if self.lambda_schedule is not None:
             self._check_schedule(self.lambda_schedule)
 
@@ -163,8 +165,6 @@ class Sora(LinearMethod):
             raise SettingsError(f"method.max_lambda={self.max_lambda} must be at least method.xi={self.xi}.")
         if spacing == "exp_linear" and self.xi == 0:
             raise SettingsError("method.xi=0 has no logarithm, which method.lambda_schedule=exp_linear needs.")
-        if self.first_stage is not None:
-            require_whole("method.first_stage", self.first_stage, least=0)
 
     def check_part(self, part: Part) -> None:
         """The rank must fit the target."""

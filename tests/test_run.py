@@ -133,7 +133,7 @@ def test_a_sweep_runs_every_combination_in_one_process_and_skips_finished_ones(
         (["hardware.slurm.partition=gpu"], "Settings below hardware.slurm belong to hardware=slurm/NAME."),
         (["method.alpha=null"], "method.alpha=null must be a whole number, like its default 16."),
         (["method=houlsby", "method.scale=nan"], "method.scale=nan must be a finite number."),
-        (["method=svfit", "method.energy=abc"], "method=svfit cannot take these settings"),
+        (["method=svfit", "method.energy=abc"], "method.energy=abc must be a number."),
         (["method.targets=[]"], "method.targets=[] must name at least one"),
         (["tuning.extra.method.dropout=[0.1]"], "write +tuning.extra.method.dropout=VALUE to add it."),
         (["+tuning.extra.method.dropout=[0.1]"], "tuning.extra needs tuning=grid or tuning=optuna."),

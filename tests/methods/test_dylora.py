@@ -215,8 +215,8 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("settings", "sentence"),
         [
-            ({"serve_rank": 0}, "method.serve_rank=0 must be a whole number from 1 to method.rank=8"),
-            ({"serve_rank": 9}, "method.serve_rank=9 must be a whole number from 1 to method.rank=8"),
+            ({"serve_rank": 0}, "method.serve_rank=0 must be a whole number of at least 1"),
+            ({"serve_rank": 9}, "method.serve_rank=9 must be at most method.rank=8"),
             ({"rank": 65}, r"method.rank=65 is above the size of bert.*query .64"),
         ],
     )
