@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from bench.identity import canonical, recipe_id, run_id, settings_id
 from bench.leaderboard.outcomes import metric_of, outcomes
 from bench.measure.derived import note_composites
 from bench.planning import build
-from bench.records.bundle import PREDICTIONS
+from bench.records.bundle import PREDICTIONS, is_local
 from bench.records.record import RunRecord
 from bench.records.schema import RecordError, decode
 from bench.records.store import PREDICTIONS_FILE, RECORD_FILE, Store
@@ -49,6 +49,7 @@ MAY_BE_NEGATIVE = ("score", "inference_score", "mcr", "train_memory_growth_bytes
 AXES = ("method", "task", "model")
 TELLING = {"method": ("_target_", "peft_type"), "task": ("_target_", "config", "name")}
 """Settings that must be those of the YAML that the record names."""
+STEPS = "training.max_steps"
 OF_HYDRA = re.compile(r"[+~]*hydra[./=]")
 INTERPOLATION = "${"
 
@@ -100,10 +101,12 @@ def _problems_or_error(record: RunRecord, folder: Path, root: Path) -> Iterator[
 
 
 def _commands(record: RunRecord, from_elsewhere: bool) -> Iterator[str]:
-    """Overrides of Hydra itself: boards show a run's overrides as a command to copy."""
+    """Overrides of Hydra itself or of somebody's machine: boards show a run's overrides as a command to copy."""
     for override in record.overrides:
         if OF_HYDRA.match(override) and (from_elsewhere or not override.startswith(SEARCH_PATH)):
             yield f"override {override!r} is about Hydra and not about the run"
+        elif override.startswith("-") or (from_elsewhere and is_local(override)):
+            yield f"override {override!r} is about the machine, not about the run"
 
 
 def problems(record: RunRecord, folder: Path, root: Path) -> Iterator[str]:
@@ -281,11 +284,13 @@ def _trials_that_do_not_fit(records: dict[Path, RunRecord]) -> Iterator[Finding]
             continue
         found = dict(by_id[trial] for trial in record.trial_run_ids if trial in by_id)
         trials = list(found.values())
-        if len(trials) < len(record.trial_run_ids):
-            yield Finding(file, f"{len(record.trial_run_ids) - len(trials)} of its trials are missing")
+        if absent := set(record.trial_run_ids) - set(by_id):
+            yield Finding(file, f"{len(absent)} of its trials are missing")
             continue
-        if len(trials) > record.tuning_trials:
-            yield Finding(file, f"it names {len(trials)} trials; it may have {record.tuning_trials}")
+        if len(record.trial_run_ids) != record.tuning_trials:
+            yield Finding(file, f"it names {len(record.trial_run_ids)} trials, and says {record.tuning_trials}")
+        if others := {_values(trial, [STEPS])[STEPS] for trial in trials} - {record.tuning_steps}:
+            yield Finding(file, f"a trial has {min(map(str, others))} steps, not {record.tuning_steps}")
         if not all(trial.held_out for trial in trials):
             yield Finding(file, "a trial was scored on reported examples")
         if any(trial.seed == record.seed for trial in trials):
@@ -314,7 +319,7 @@ def _other_choice(file: Path, record: RunRecord, trials: Mapping[Path, RunRecord
         yield Finding(file, f"tuned_settings are {record.tuned_settings}; its trials speak for {best}")
 
 
-def _values(record: RunRecord, names: Mapping[str, Any]) -> dict[str, Any]:
+def _values(record: RunRecord, names: Iterable[str]) -> dict[str, Any]:
     """The values of settings such as `training.learning_rate` in a record."""
     found = {}
     for name in names:

@@ -68,7 +68,7 @@ def _note_tuning(record: RunRecord, settings: RunSettings) -> None:
     tuning = settings.tuning
     record.tuning = tuning.name
     if tuning.name == "none":
-        reason = "the settings are defaults"
+        reason = "nothing was tuned"
         record.reasons |= {"tuning_steps": reason, "tuned_at_edge": reason}
         return
     record.tuning_trials, record.tuning_steps = tuning.trials, tuning.steps

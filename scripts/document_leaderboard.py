@@ -124,7 +124,7 @@ BENCHMARK = {
     "seed_list": "The seeds, ascending.",
     "lost_seeds": "Further seeds whose run diverged, failed or ran out of memory: no mean has them, so a row with some "
     "looks better than it is. A run that ended before its data were read is not known to belong here.",
-    "learning_rate": "Learning rate, mean over the seeds (which share it).",
+    "learning_rate": "Learning rate, where all seeds have the same.",
     "standard_error_over_examples": "Standard error over the examples of a share of right answers, in points; empty "
     "for other metrics.",
     "separable_from_best": "Whether a paired test can tell the row from the best of its task and group; empty where "

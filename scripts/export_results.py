@@ -1,8 +1,8 @@
-"""Pack complete runs into two compact files: `python scripts/export_results.py FOLDER [--results results]`.
+"""Pack runs into two compact files: `python scripts/export_results.py FOLDER [--results results]`.
 
-FOLDER gets `records.parquet` and `predictions.parquet`, with every run on real data that stands on a board, and the
-trials behind it, completed or not; `--all` takes sample and smoke runs as well. `scripts/import_results.py FOLDER`
-reads them back. A FOLDER that holds other runs than these is left as it is.
+FOLDER gets `records.parquet` and `predictions.parquet`, with every run on real data that ended, with a score or
+without, and the trials behind them, completed or not; `--all` takes sample and smoke runs as well.
+`scripts/import_results.py FOLDER` reads them back. A FOLDER that holds other runs than these is left as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.commands import exit_code_of
 from bench.errors import UserError
-from bench.leaderboard.columns import DEFAULTS
 from bench.leaderboard.index import Index
 from bench.leaderboard.publish import is_demonstration
 from bench.records.bundle import pack, run_ids
@@ -48,14 +47,16 @@ def export(results: Path, folder: Path, everything: bool) -> int:
 
 
 def chosen_folders(index: Index, everything: bool) -> list[Path]:
-    """The folders of complete runs and trials, and of other trials that these runs name."""
-    store, runs, trials = Store(index.results), index.runs, index.trials
+    """The folders of runs and trials that are complete, of runs that were lost, and of other trials that runs name."""
+    store, kinds = Store(index.results), [index.runs, index.trials, index.lost]
     if not everything:
-        runs, trials = runs[~is_demonstration(runs)], trials[~is_demonstration(trials)]
-    tuned = [store.finished(store.root / folder) for folder in runs["folder"][runs["tuning"] != DEFAULTS]]
-    named = {trial for record in tuned if record is not None for trial in record.trial_run_ids}
+        kinds = [runs[~is_demonstration(runs)] for runs in kinds]
+    runs, _, lost = kinds
+    ended = [store.ended(store.root / folder) for folder in (*runs["folder"], *lost["folder"])]
+    named = {trial for record in ended if record is not None for trial in record.trial_run_ids}
     behind = [folder for folder, run_id in index.held_out.items() if run_id in named]
-    return [store.root / folder for folder in dict.fromkeys([*runs["folder"], *trials["folder"], *behind])]
+    folders = [folder for of_kind in kinds for folder in of_kind["folder"]]
+    return [store.root / folder for folder in dict.fromkeys([*folders, *behind])]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,9 @@ from bench.leaderboard.documents import NOT_SEPARABLE, UNTESTED, in_markdown, sc
 from bench.leaderboard.index import Index
 from bench.leaderboard.parts import parts
 from bench.leaderboard.publish import FOLDER, publish
-from bench.leaderboard.rows import as_records
+from bench.leaderboard.rows import as_records, method_labels
 from bench.records.bundle import PUBLISHED, unpack
+from bench.records.summary import MEBIBYTE
 
 BUNDLE = ROOT / "results" / PUBLISHED
 BOARDS = BUNDLE / FOLDER
@@ -42,7 +42,6 @@ TABLES = (".csv", ".md", ".tex")
 libraries and fonts."""
 BEGIN, END = "<!-- published board: begin -->\n", "<!-- published board: end -->\n"
 TOP = 10
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Published:
             files = publish(results, index, pages)
             contents = {file.relative_to(results / FOLDER).as_posix(): file.read_bytes() for file in files}
             boards = Boards.joined([part.boards for part in parts(results, index).values()])
-        return cls(contents, block(boards.rows))
+        return cls(contents, block(boards, index.lost))
 
     @property
     def readme(self) -> str:
@@ -89,10 +88,11 @@ class Published:
         README.write_text(self.readme, "utf-8")
 
 
-def block(rows: pd.DataFrame) -> str:
-    """The top of the board with most rows, as Markdown, with its plot."""
-    largest = rows.groupby(TOGETHER)["row"].transform("size").argmax()
-    board = as_records(rows[(rows[TOGETHER] == rows[TOGETHER].iloc[largest]).all(axis=1)])
+def block(boards: Boards, lost: pd.DataFrame) -> str:
+    """The top of the board with most rows, as Markdown, with its plot; `lost` are runs without a score."""
+    rows = boards.rows.assign(label=method_labels(boards.rows))
+    largest = rows.iloc[rows.groupby(TOGETHER)["row"].transform("size").argmax()]
+    board = as_records(_of_board(rows, largest))
     first = board[0]
     lines = [
         f"`{first['task']}` on `{first['model']}`, {first['metric']}, {len(board)} rows, budget `{first['budget']}`, "
@@ -102,17 +102,23 @@ def block(rows: pd.DataFrame) -> str:
         "| ---: | --- | ---: | ---: | ---: | ---: |",
         *map(_line, board[:TOP]),
         "",
-        f"Mean score in percent ± half of its 95 % interval over {_seeds(board)} seeds. {_separation(board)}",
+        f"Mean score in percent ± half of its 95 % interval over {_seeds(board)} seeds. {_separation(board)} "
+        f"{_smallest(_of_board(boards.pareto, largest), board)}{_without_score(_of_board(lost, largest), board)}",
         "",
         f"![Score against trainable parameters, with the Pareto front]({_plot(first['group'])})",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _of_board(table: pd.DataFrame, row: pd.Series[Any]) -> pd.DataFrame:
+    """What is of the same board as a row."""
+    return table[(table[TOGETHER] == row[TOGETHER]).all(axis=1)]
+
+
 def _line(row: Mapping[str, Any]) -> str:
     cells = [
         str(row["rank"]),
-        f"`{row['method']}`",
+        f"`{row['label']}`",
         score(row),
         f"{row['trainable_parameters']:,}",
         f"{row['peak_memory_bytes'] / MEBIBYTE:,.0f} MiB",
@@ -122,18 +128,33 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _separation(board: Sequence[Mapping[str, Any]]) -> str:
-    """Which methods a paired test cannot tell from the best, and the smallest of them."""
-    equal = [row for row in board[1:] if row["separable_from_best"] is False]
-    untested = sum(pd.isna(row["separable_from_best"]) for row in board[1:])
+    """How many rows a paired test tells from the best."""
+    others = [row["separable_from_best"] for row in board if row["rank"] != 1]
+    untested = sum(map(pd.isna, others))
     if untested:
         return f"{untested} of them could not be tested against the best ({UNTESTED})."
-    if not equal:
-        return "A paired test of these runs on the same examples and seeds tells every method from the best."
-    least = min(equal, key=itemgetter("trainable_parameters"))
+    told = sum(map(bool, others))
     return (
-        f"A paired test on the same examples and seeds cannot tell {len(equal)} of them ({NOT_SEPARABLE}) from the "
-        f"best; the smallest, `{least['method']}`, trains {least['trainable_parameters']:,} parameters."
+        f"A paired test on the same examples and seeds, which allows for the number of methods, tells {told} of the "
+        f"other {len(others)} from the best; those that it does not tell ({NOT_SEPARABLE}) are not thereby as good."
     )
+
+
+def _smallest(fronts: pd.DataFrame, board: Sequence[Mapping[str, Any]]) -> str:
+    """The row with fewest parameters of those within one standard error of the best."""
+    chosen = fronts[(fronts["cost"] == "trainable_parameters") & fronts["cheapest_within_one_standard_error"]]
+    (settings_id,) = chosen["settings_id"]
+    (row,) = (row for row in board if row["settings_id"] == settings_id and row["method"] == chosen["method"].iloc[0])
+    return (
+        f"The smallest within one standard error of the best, `{row['label']}`, trains {row['trainable_parameters']:,} "
+        "parameters."
+    )
+
+
+def _without_score(lost: pd.DataFrame, board: Sequence[Mapping[str, Any]]) -> str:
+    """The methods of which no run ended with a score; nothing where there are none."""
+    methods = sorted(set(lost["method"]) - {row["method"] for row in board})
+    return f" No run of {', '.join(f'`{method}`' for method in methods)} ended with a score." if methods else ""
 
 
 def _seeds(board: Sequence[Mapping[str, Any]]) -> str:

@@ -57,7 +57,7 @@ class Tokens:
             parts[0].padding_id,
         )
 
-    @property
+    @functools.cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, shape (rows,)."""
         return np.diff(self.offsets)
@@ -108,7 +108,7 @@ class TextExamples:
         """Tokens of each example, shape (examples,)."""
         return self.tokens.lengths
 
-    @property
+    @functools.cached_property
     def loss_terms(self) -> NDArray[np.int64]:
         """One for each example: its label."""
         return np.ones(len(self), np.int64)

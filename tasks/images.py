@@ -6,6 +6,7 @@ what the Visual Task Adaptation Benchmark does (Zhai et al. 2019, arXiv:1910.048
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import tempfile
@@ -58,12 +59,12 @@ class ImageExamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> NDArray[np.int64]:
         """All images have one size."""
         return np.ones(len(self), np.int64)
 
-    @property
+    @functools.cached_property
     def loss_terms(self) -> NDArray[np.int64]:
         """One for each image: its label."""
         return np.ones(len(self), np.int64)

@@ -137,7 +137,7 @@ def test_what_a_bundle_does_not_carry_need_not_be_there(results: Path) -> None:
         ({"model": "roberta-base"}, "model is 'roberta-base'; its settings make it 'minilm'"),
         ({"tuning_trials": 50}, "tuning_trials is 50; its settings make it 5"),
         ({"tuning_steps": 9}, "tuning_steps is 9; its settings make it 150"),
-        ({"tuning_trials": 2}, "it names 5 trials; it may have 2"),
+        ({"tuning_trials": 2}, "it names 5 trials, and says 2"),
         ({"trial_run_ids": []}, "trial_run_ids is []; its settings make it"),
     ],
 )
@@ -162,6 +162,31 @@ def test_overrides_of_hydra_are_refused(results: Path) -> None:
     assert "is about Hydra" in of(file, results, from_elsewhere=True)
     change(file, overrides=["++hydra.run.dir=/tmp", "hydra/launcher=joblib"])
     assert of(file, results).count("is about Hydra") == 2
+    change(file, overrides=["--experimental-rerun=results/x.pickle"])
+    assert "is about the machine" in of(file, results)
+
+
+@pytest.mark.parametrize("override", ["hardware.slurm.setup=[rm x]", "+data.root=/home/me", "data={root: /x}"])
+def test_overrides_of_somebodys_machine_are_refused(override: str, results: Path) -> None:
+    file = final(results)
+    change(file, overrides=["seed=0", override])
+    assert of(file, results) == ""
+    assert "is about the machine" in of(file, results, from_elsewhere=True)
+
+
+def test_trials_of_another_length_are_found(results: Path) -> None:
+    file = other_trial(results)
+    settings = json.loads(file.read_text())["settings"]
+    settings["training"]["max_steps"] = 1500
+    change(file, settings=settings)
+    said = [finding.what for finding in audit(results) if finding.path == final(results)]
+    assert "a trial has 1500 steps, not 150" in said
+
+
+def test_a_trial_that_is_named_twice_is_not_missing(results: Path) -> None:
+    named = decode(final(results).read_bytes()).trial_run_ids
+    change(final(results), trial_run_ids=[*named[:4], named[0]])
+    assert "missing" not in of(final(results), results)
 
 
 def test_a_study_with_a_trial_that_failed_comes_through(results: Path, tmp_path: Path) -> None:

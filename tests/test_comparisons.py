@@ -174,10 +174,14 @@ class TestPairs:
         assert found.difference > 30
         assert found.p_value < 0.01
 
-    def test_a_correlation_with_a_constant_is_not_compared(self, tmp_path: Path) -> None:
-        a = runs(tmp_path / "a", 0.1, metric="matthews_correlation")
+    def test_a_correlation_with_a_constant_is_0_for_classes_and_undefined_for_numbers(self, tmp_path: Path) -> None:
         written(tmp_path / "b" / "0", LABELS, np.zeros_like(LABELS))
-        assert compared(a, Runs(METRICS["matthews_correlation"], {0: tmp_path / "b" / "0"})) is None
+        for metric, difference in (("matthews_correlation", True), ("pearson", False)):
+            a = runs(tmp_path / metric, 0.1, metric=metric)
+            found = compared(a, Runs(METRICS[metric], {0: tmp_path / "b" / "0"}))
+            assert (found is not None) == difference
+            if found is not None:
+                assert found.difference == pytest.approx(100 * value(metric, tmp_path / metric / "0"))
 
     def test_the_standard_error_of_one_run_is_binomial(self, tmp_path: Path) -> None:
         share = float(np.mean(with_errors(0.2) == LABELS))

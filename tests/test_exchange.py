@@ -155,6 +155,17 @@ def test_an_export_over_other_runs_is_refused(results: Path, tmp_path: Path) -> 
     assert script("export_results.py", bundle, "--results", empty, "--all").returncode == 0
 
 
+def test_what_was_lost_travels_with_what_was_not(results: Path, tmp_path: Path) -> None:
+    lost = final(results)
+    change(lost, status="diverged", score=None, metrics={})
+    (results / "index.parquet").unlink(missing_ok=True)
+    assert script("export_results.py", tmp_path / "bundle", "--results", results, "--all").returncode == 0
+    unpack(tmp_path / "bundle", tmp_path / "elsewhere")
+    there = records(tmp_path / "elsewhere")
+    assert [record.status for folder, record in there.items() if folder.name == lost.parent.name] == ["diverged"]
+    assert list(Index.refreshed(tmp_path / "elsewhere").lost["seed"]) == [json.loads(lost.read_text())["seed"]]
+
+
 def test_runs_that_are_there_already_stay_as_they_are(results: Path, tmp_path: Path) -> None:
     pack(records(results), tmp_path / "bundle")
     file = final(results)

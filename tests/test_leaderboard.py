@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from bench.leaderboard.documents import score as in_document
 from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.profiles import profiles
 from bench.leaderboard.publish import publish
-from bench.leaderboard.rows import last_of_each_seed, rows_of
+from bench.leaderboard.rows import last_of_each_seed, method_labels, rows_of
 from bench.leaderboard.task_sets import over_equal_tasks
 from bench.records.record import RunRecord
 from bench.records.store import Store
@@ -47,6 +48,9 @@ def test_other_settings_precision_or_data_are_other_rows() -> None:
         [base, replace(base, settings_id="y"), replace(base, precision="bf16"), replace(base, device="cuda")]
     )
     assert len(rows_of(runs)) == 4
+
+
+UNTESTED: dict[str, Any] = {"separable_from_best": None, "lost_seeds": 0}
 
 
 def settings(**sections: dict[str, object]) -> RunRecord:
@@ -243,7 +247,7 @@ def test_two_settings_of_a_task_have_columns_of_their_own() -> None:
     runs = [settings(task={"max_new_tokens": limit}) for limit in (300, 512)]
     rows = rows_of(runs_of([replace(runs[0], score=10.0), replace(runs[1], score=20.0)]))
     first, second = sorted("glue/sst2#" + rows["task_settings_id"])
-    columns = documents(rows.assign(separable_from_best=None))["leaderboard.md"].splitlines()[2]
+    columns = documents(rows.assign(**UNTESTED))["leaderboard.md"].splitlines()[2]
     assert columns == rf"| method | trainable parameters | {first} | {second} |".replace("#", r"\#")
 
 
@@ -302,17 +306,54 @@ def test_the_documents_show_methods_by_tasks_and_what_is_missing(tmp_path: Path)
 
 
 def test_a_mark_says_how_a_score_stands_against_the_best() -> None:
-    cell = {"rank": 2, "score_mean": 90.0, "score_high": math.nan}
+    cell = {"rank": 2, "score_mean": 90.0, "score_high": math.nan, "lost_seeds": 0}
     assert in_document(cell | {"separable_from_best": True}) == "90.0"
     assert in_document(cell | {"separable_from_best": False}) == "90.0°"
     assert in_document(cell | {"separable_from_best": pd.NA}) == "90.0†"
     assert in_document(cell | {"separable_from_best": False, "rank": 1}) == "90.0"
-    assert all(mark in LEGEND for mark in "°†–")
+    assert in_document(cell | {"separable_from_best": False, "rank": 1, "lost_seeds": 2}) == "90.0‡"
+    assert all(mark in LEGEND for mark in "°†‡–")
+
+
+def test_settings_of_one_method_have_names_that_lead_to_them() -> None:
+    runs = [record(settings_id=name, score=score) for name, score in (("12345678", 80.0), ("1234abcd", 70.0))]
+    rows = rows_of(runs_of([*runs, record(method="dora", settings_id="x")]))
+    assert sorted(method_labels(rows)) == ["dora", "lora (12345678)", "lora (1234abcd)"]
+
+
+def test_methods_that_lack_different_tasks_are_not_ordered_by_means_over_them() -> None:
+    cells = [("a", "t0", 1.0), ("a", "t1", 1.0), ("low", "t0", 10.0), ("high", "t1", 90.0), ("b", "t0", 50.0)]
+    runs = [record(method=method, task=f"glue/{task}", score=score, settings_id="x") for method, task, score in cells]
+    lines = documents(rows_of(runs_of(runs)).assign(**UNTESTED))["leaderboard.md"].splitlines()[4:]
+    assert [line.split(" | ")[0] for line in lines if line] == ["| a", "| b", "| high", "| low"]
+
+
+def test_a_learning_rate_that_was_set_by_hand_is_neither_tuned_nor_a_default() -> None:
+    by_hand = [record(overrides=[f"{sign}training.learning_rate=1e-3"]) for sign in ("", "++")]
+    defaults = [record(overrides=[]), record(overrides=["training.max_steps=9", "method.rank=4"])]
+    assert list(runs_of(by_hand + defaults)["tuning"]) == ["rate set by hand"] * 2 + ["defaults"] * 2
+
+
+def test_split_weights_are_other_hardware_and_rebuilt_subsets_the_official_ones() -> None:
+    runs = [settings(hardware={"split": split}) for split in (False, True)]
+    first, second = runs_of(runs)["group"]
+    assert first != second
+    subsets = runs_of([record(data_subset=kind) for kind in ("official", "rebuilt", "resampled 0123")])["data_subset"]
+    assert list(subsets) == ["official", "official", "resampled"]
+
+
+def test_a_row_has_a_learning_rate_where_its_seeds_share_one() -> None:
+    def rates(*found: float) -> float:
+        runs = [replace(settings(training={"learning_rate": rate}), seed=seed) for seed, rate in enumerate(found)]
+        return float(rows_of(runs_of(runs))["learning_rate"].iloc[0])
+
+    assert rates(1e-3, 1e-3) == 1e-3
+    assert math.isnan(rates(1e-3, 1e-2))
 
 
 def test_free_text_is_no_markup_in_a_document() -> None:
     rows = rows_of(runs_of([record(settings_id="x", hardware={"device_name": "*a_b* [x](y) !# ~ ^ \n\n{&}"})]))
-    found = documents(rows.assign(separable_from_best=None))
+    found = documents(rows.assign(**UNTESTED))
     assert r"\*a\_b\* \[x\](y) \!\# \~ ^ {&}" in found["leaderboard.md"]
     assert r"*a\_b* [x](y) !\# \textasciitilde{} \textasciicircum{} \{\&\}" in found["leaderboard.tex"]
 

@@ -15,13 +15,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.files import write_json
 from bench.records import checkpoint
 from bench.records.checkpoint import Checkpoints
 from bench.records.pulse import PROGRESS_FILE
 from bench.records.record import RunRecord
-from bench.records.schema import read
+from bench.records.schema import plain, read
 from bench.records.workspace import RECORD_FILE, TOO_LARGE_FILE, lock_file, working_folder
 from tests.conftest import ROOT, RunCommand, records, run_in, the_record
+from tests.test_record import record
 
 STEPS = 120
 MEASURED = {"seconds", "samples_per_second"}
@@ -269,6 +271,18 @@ def test_a_process_that_lost_its_claim_puts_no_record_in_place(tmp_path: Path, m
             with pytest.raises(workspace.ClaimLost):
                 ours.publish()
     assert not final.exists()
+
+
+def test_an_interrupted_repetition_does_not_take_the_place_of_a_complete_run(tmp_path: Path) -> None:
+    from bench.records import workspace
+
+    final = tmp_path / "run"
+    for run in (record(), record(status="interrupted", score=None, metrics={})):
+        with workspace.claimed(final) as ours:
+            write_json(ours.folder / RECORD_FILE, plain(run))
+            ours.leave()
+        assert read_record(final).status == "complete"
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["run"]
 
 
 def test_a_run_that_hangs_ends_as_failed(tiny_bert: Path, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from bench.backbone import pretrained
 from bench.backbone.span_pair import SpanPairHead, SpanPairModel
 from bench.errors import DataError
-from bench.settings import DataSettings
+from bench.settings import DataSettings, ModelSettings
 from tasks.locating import resolve
 from tasks.sources import Source
 from tasks.superglue import word_span
@@ -33,6 +34,21 @@ def marked(examples: Any, index: int, which: int, tokenizer: Any) -> str:
     """The text of a marked span's tokens."""
     first, last = examples.spans[index, which]
     return tokenizer.decode(examples.tokens.row(index)[first : last + 1])
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "span_pair"])
+def test_a_head_depends_on_the_seed_and_not_on_what_was_loaded_before(kind: str, tiny_bert: Path) -> None:
+    settings = ModelSettings(name="tiny", path=str(tiny_bert))
+    pretrained._load.cache_clear()
+
+    def head() -> torch.Tensor:
+        torch.manual_seed(0)
+        found = pretrained.fresh(settings, kind, 2)
+        tensors = [tensor for name, tensor in found.model.named_parameters() if found.anatomy.is_head(name)]
+        return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+    first = head()
+    assert torch.equal(head(), first)
 
 
 class TestWic:

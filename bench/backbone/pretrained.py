@@ -90,7 +90,10 @@ def origin(settings: ModelSettings) -> Origin:
         return Origin(settings.path, None)
     if settings.package is not None:
         module, _, folder = settings.package.partition("/")
-        found = importlib.util.find_spec(module)
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError) as error:
+            raise SettingsError(f"model.package={settings.package} names no package: {one_line(error)}.") from error
         if found is not None and found.submodule_search_locations:
             local = Path(found.submodule_search_locations[0]) / folder
             if local.is_dir():
@@ -103,7 +106,13 @@ def check_available(settings: ModelSettings) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     where = origin(settings)
-    if where.is_local or isinstance(try_to_load_from_cache(where.path, "config.json", revision=where.revision), str):
+    if where.is_local:
+        return
+    try:
+        cached = try_to_load_from_cache(where.path, "config.json", revision=where.revision)
+    except ValueError as error:
+        raise SettingsError(f"model.repository={where.path} is no name of a repository: {one_line(error)}") from error
+    if isinstance(cached, str):
         return
     if not hub.is_reachable():
         raise SettingsError(
@@ -232,13 +241,16 @@ def _as_task_model(model: Any, kind: Kind, model_type: str) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def _load(settings: ModelSettings, kind: str, outputs: int) -> PreTrainedModel:
-    """Pretrained task model in float32 on the CPU."""
+    """Pretrained task model in float32 on the CPU; the random state stays as it is, whether this is called or not."""
+    import torch
+
     config = _config(settings, outputs)
     model, absent = _pretrained(_model_class(settings, KINDS[kind], config), config, settings)
     _require_all_but_the_head(model, absent, settings)
     if not KINDS[kind].reads_images and model.config.pad_token_id is None:
         model.config.pad_token_id = _tokenizer(settings).pad_token_id
-    return _as_task_model(model, KINDS[kind], config.model_type)
+    with torch.random.fork_rng(devices=[]):
+        return _as_task_model(model, KINDS[kind], config.model_type)
 
 
 def _pretrained(model_class: Any, config: Any, settings: ModelSettings) -> tuple[Any, set[str]]:

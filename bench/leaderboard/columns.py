@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
@@ -66,13 +67,16 @@ DERIVED: dict[str, type] = {
 """Columns that are no record's own, with their types."""
 WHOLE = "whole"
 """In place of a subset where the benchmark prescribes none."""
-DEFAULTS = "defaults"
+DEFAULTS, BY_HAND = "defaults", "rate set by hand"
 """In place of a tuning where there was none."""
+SAME_SUBSETS = {"rebuilt": "official"}
+"""Subsets of the same examples, whatever they were made from."""
 UNKNOWN = "unknown"
 """In place of what a record of an earlier version does not say."""
-REVISION_LENGTH, ROW_LENGTH, GROUP_LENGTH, SETTINGS_LENGTH = 12, 12, 6, 8
+REVISION_LENGTH, ROW_LENGTH, GROUP_LENGTH, SETTINGS_LENGTH = 12, 12, 12, 8
 DATA = ("repository", "revision")
 """Settings of a task that its `data_revision` stands for."""
+OF_RATE = re.compile(r"[+]*(training|method)\.learning_rate=")
 LIBRARIES = ("torch", "transformers", "peft")
 """The software that decides what a run computes."""
 OWN = [name for name in COLUMNS if name not in DERIVED]
@@ -91,17 +95,18 @@ def board_values(record: RunRecord) -> dict[str, Any]:
     """
     values = dict(zip(OWN, _own_of(record), strict=True))
     mean = record.metrics.get("combined_score")
-    values["tuning"] = DEFAULTS if record.tuning == "none" else _effort(record)
+    values["tuning"] = _effort(record)
     values["recipe_id"] = record.recipe_id or UNKNOWN
     values["model_settings_id"] = _model_settings_id(record)
     values["task_settings_id"] = _task_settings_id(record)
     values["settings_id"] = _settings_id(record)
     values["data_revision"] = (record.data_revision or UNKNOWN)[:REVISION_LENGTH]
-    values["data_subset"] = (record.data_subset or WHOLE).partition(" ")[0]
+    subset = (record.data_subset or WHOLE).partition(" ")[0]
+    values["data_subset"] = SAME_SUBSETS.get(subset, subset)
     values["hardware"] = _hardware(record)
     values["software"] = _software(tuple(map(record.versions.get, LIBRARIES)))
     values["combined_score"] = record.score if mean is None else 100 * mean
-    values["learning_rate"] = _section(record, "training").get("learning_rate")
+    values["learning_rate"] = section(record, "training").get("learning_rate")
     values["row"] = _name(_key_of(values), ROW_LENGTH)
     values["group"] = _name(_group_of(values), GROUP_LENGTH)
     return {name: values[name] for name in COLUMNS}
@@ -118,40 +123,43 @@ _name = functools.lru_cache(maxsize=4096)(short_hash)
 
 def _model_settings_id(record: RunRecord) -> str:
     """A hash of the model's origin, weights and settings; a folder counts by the weights in it, if they are known."""
-    settings = _section(record, "model")
+    settings = section(record, "model")
     origin = (record.model_repository, record.model_revision, record.model_sha256 or settings.get("path"))
     return _name((*origin, settings.get("image_size"), settings.get("head_dropout")), SETTINGS_LENGTH)
 
 
 def _task_settings_id(record: RunRecord) -> str:
     """A hash of the task's settings but where its data come from."""
-    settings = sorted(item for item in _section(record, "task").items() if item[0] not in DATA)
+    settings = sorted(item for item in section(record, "task").items() if item[0] not in DATA)
     return _name(tuple(map(repr, settings)), SETTINGS_LENGTH) if settings else UNKNOWN
 
 
 def _settings_id(record: RunRecord) -> str | None:
     """The record's own, and the size of its forward passes where the settings say one."""
-    size = _section(record, "hardware").get("per_device_batch_size")
+    size = section(record, "hardware").get("per_device_batch_size")
     return record.settings_id if size is None else f"{record.settings_id}-b{size}"
 
 
-def _section(record: RunRecord, name: str) -> Mapping[str, Any]:
+def section(record: RunRecord, name: str) -> Mapping[str, Any]:
     """The settings under a name; none where the record has none."""
     section = record.settings.get(name)
     return section if isinstance(section, dict) else {}
 
 
 def _effort(record: RunRecord) -> str:
-    """How the settings were found; the range of the learning rates where it is not the usual one."""
-    span = _section(record, "tuning").get("span", USUAL_SPAN)
+    """How the learning rate was found; the range of those that were tried where it is not the usual one."""
+    if record.tuning == "none":
+        return BY_HAND if any(map(OF_RATE.match, record.overrides)) else DEFAULTS
+    span = section(record, "tuning").get("span", USUAL_SPAN)
     others = "" if span == USUAL_SPAN else f", rates over a span of {span:g}"
     return f"{record.tuning}, {record.tuning_trials} trials of {record.tuning_steps} steps{others}"
 
 
 def _hardware(record: RunRecord) -> str:
-    """The device, and how many of them."""
+    """The device, how many of them, and whether the model's weights are split over them."""
     device = str(record.hardware.get("device_name") or record.device)
-    return device if record.processes == 1 else f"{record.processes} x {device}"
+    devices = device if record.processes == 1 else f"{record.processes} x {device}"
+    return f"{devices}, split" if section(record, "hardware").get("split") else devices
 
 
 @functools.lru_cache(maxsize=256)

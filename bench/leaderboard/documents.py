@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.leaderboard.columns import GROUP, ROW
-from bench.leaderboard.rows import as_records, shared, together
+from bench.leaderboard.columns import GROUP, ROW, WHOLE
+from bench.leaderboard.rows import as_records, method_labels, shared, together
 from bench.leaderboard.task_sets import labels
 
 MISSING = "–"
@@ -18,21 +18,22 @@ Cell = Mapping[Any, Any]
 Table = tuple[str, list[str], list[list[str]]]
 """Title, header and cells."""
 MARKDOWN_FILE, LATEX_FILE = "leaderboard.md", "leaderboard.tex"
-CELL = [*ROW, "rank", "trainable_parameters", "score_mean", "score_high", "separable_from_best"]
+CELL = [*ROW, "rank", "trainable_parameters", "score_mean", "score_high", "separable_from_best", "lost_seeds"]
 """The columns that are used of it."""
 FIRST = ["method", "trainable parameters"]
-NOT_SEPARABLE, UNTESTED = "°", "†"
+NOT_SEPARABLE, UNTESTED, LOST_SEEDS = "°", "†", "‡"
 LEGEND = (
     f"Mean score in percent ± half of its 95 % interval over seeds; {NOT_SEPARABLE} cannot be told from the best of "
     f"its column (paired test, corrected for the number of methods); {UNTESTED} not tested against it, as predictions "
-    f"or a test are missing; {MISSING} not run. The test speaks of these trained models on new examples, not of the "
-    "methods retrained with new seeds. Rows of one table share model, recipe, tuning effort, data, precision, hardware "
-    "and software; nothing is compared across tables."
+    f"or a test are missing; {LOST_SEEDS} further seeds ended without a score; {MISSING} no score. The test speaks of "
+    "these trained models on new examples, not of the methods retrained with new seeds. Rows of one table share model, "
+    "recipe, tuning effort, data, precision, hardware and software; nothing is compared across tables."
 )
 MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<`*_[]!#~"})
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"±": r"$\pm$", NOT_SEPARABLE: r"$^\circ$", UNTESTED: r"$^\dagger$", MISSING: "--"}
+    | {"±": r"$\pm$", NOT_SEPARABLE: r"$^\circ$", UNTESTED: r"$^\dagger$", LOST_SEEDS: r"$^\ddagger$"}
+    | {MISSING: "--"}
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 )
 LEGEND_IN_MARKDOWN = f"{LEGEND}\n"
@@ -75,43 +76,34 @@ def _latex(tables: Iterable[Table]) -> str:
 
 def _tables(rows: pd.DataFrame) -> Iterable[Table]:
     """Title, header and cells of each group."""
-    records = as_records(rows[CELL].assign(task=labels(rows)))
+    records = as_records(rows[CELL].assign(task=labels(rows), label=method_labels(rows)))
     groups = together(rows, ["group"])
     for members, head in zip(groups, shared(rows, groups, GROUP), strict=True):
         of_group = [records[position] for position in members]
         tasks = sorted({cell["task"] for cell in of_group})
-        methods: dict[tuple[str, str], list[Cell]] = {}
+        methods: dict[str, list[Cell]] = {}
         for cell in of_group:
-            methods.setdefault((cell["method"], cell["settings_id"]), []).append(cell)
-        complete_first = sorted(methods, key=lambda key: (-len(methods[key]), -_mean_score(methods[key]), key))
-        names = _distinct([method for method, _ in complete_first])
+            methods.setdefault(cell["label"], []).append(cell)
         body = [
-            [name, f"{methods[key][0]['trainable_parameters']:,}", *_cells(methods[key], tasks)]
-            for name, key in zip(names, complete_first, strict=True)
+            [label, f"{methods[label][0]['trainable_parameters']:,}", *_cells(methods[label], tasks)]
+            for label in sorted(methods, key=lambda label: _place(label, methods[label], len(tasks)))
         ]
         yield _title(head), [*FIRST, *tasks], body
 
 
-def _mean_score(cells: Sequence[Cell]) -> float:
-    return sum(cell["score_mean"] for cell in cells) / len(cells)
+def _place(label: str, cells: Sequence[Cell], tasks: int) -> tuple[Any, ...]:
+    """What the rows of a table are sorted by: the mean over all tasks, where none is missing; else by how many are."""
+    mean = sum(cell["score_mean"] for cell in cells) / tasks if len(cells) == tasks else 0.0
+    return -len(cells), -mean, label
 
 
 def _title(head: Mapping[str, Any]) -> str:
     """What the rows of a group have in common, in words."""
+    subset = "" if head["data_subset"] == WHOLE else f" ({head['data_subset']} subset)"
     return (
         f"{head['model']} ({head['model_settings_id']}), {head['budget']} ({head['recipe_id']}), {head['tuning']}, "
-        f"{head['data_source']} data, {head['precision']}, {head['hardware']}, {head['software']}"
+        f"{head['data_source']} data{subset}, {head['precision']}, {head['hardware']}, {head['software']}"
     )
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names, numbered where several settings of one method stand in a table."""
-    seen: dict[str, int] = {}
-    found = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
 
 
 def _cells(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
@@ -120,10 +112,10 @@ def _cells(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
 
 
 def score(cell: Cell) -> str:
-    """Mean and half of its interval, and for all but the best whether it cannot be told from it, or was not tested."""
+    """Mean, half of its interval, whether it cannot be told from the best or was not tested, and what was lost."""
     half_width = cell["score_high"] - cell["score_mean"]
     text = f"{cell['score_mean']:.1f}" if math.isnan(half_width) else f"{cell['score_mean']:.1f} ± {half_width:.1f}"
-    return text + standing(cell)
+    return text + standing(cell) + (LOST_SEEDS if cell["lost_seeds"] else "")
 
 
 def standing(cell: Cell) -> str:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INDEX_FILE = "index.parquet"
+LOST = ("diverged", "failed", "out_of_memory")
+"""How a run can end for good without a score; one that was interrupted goes on."""
 NEVER = -1
 """The size noted for a file that the system refused: it has another one, so the file is tried again."""
 NO_FOLDER = (FileNotFoundError, NotADirectoryError)
@@ -110,6 +112,12 @@ class Index:
     def trials(self) -> pd.DataFrame:
         """Complete records of trials, likewise."""
         return self._complete(held_out=True).select(OF_RUNS).to_pandas()
+
+    @property
+    def lost(self) -> pd.DataFrame:
+        """Records of runs that ended for good without a score, likewise; not of trials."""
+        wanted = pc.and_(pc.is_in(self.table["status"], pa.array(LOST)), pc.invert(self.table["held_out"]))
+        return self.table.filter(wanted).select(OF_RUNS).to_pandas()
 
     @property
     def files(self) -> dict[str, pa.Table]:

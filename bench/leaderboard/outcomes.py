@@ -96,6 +96,11 @@ def _correlation(means: Values) -> Values:
     return np.asarray((xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y)))
 
 
+def _correlation_or_0(means: Values) -> Values:
+    """Matthews' coefficient as GLUE's CoLA scores it: 0 where all predictions are of one class."""
+    return np.nan_to_num(_correlation(means), nan=0.0)
+
+
 def _of_three_classes(label: NDArray[Any], prediction: NDArray[Any]) -> Values:
     """Whether it is right, then the errors of each class."""
     of_classes = [_errors(label == number, prediction == number) for number in range(3)]
@@ -148,7 +153,7 @@ METRICS: Mapping[str, Metric] = {
     "accuracy_normalised": Metric(BOTH, _right, _only),
     "exact_match_strict": Metric(("correct_strict",), _as_told, _only),
     "f1": Metric(BOTH, _errors, _f1),
-    "matthews_correlation": Metric(BOTH, _products, _correlation),
+    "matthews_correlation": Metric(BOTH, _products, _correlation_or_0),
     "pearson": Metric(BOTH, _products, _correlation),
 }
 

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.leaderboard.boards import Boards, Sources
@@ -35,8 +34,6 @@ FOLDER = "boards"
 TEXTS = "texts"
 CODE = (Path(__file__).parent, Path(__file__).parents[2] / "tasks" / "metrics")
 """Where the code lies that computes boards."""
-LOST = ("diverged", "failed", "out_of_memory")
-"""How a run can end for good without a score; one that was interrupted goes on."""
 MANY = 10_000
 """Runs in groups without boards that are worth the start of further processes."""
 LIBRARIES = ("numpy", "pandas", "scipy")
@@ -100,11 +97,9 @@ def _make(part: tuple[Sources, Path]) -> Mapping[str, str]:
 
 def _lost(index: Index) -> dict[str, list[tuple[str, int]]]:
     """Row and seed of the runs that ended without a score, by group; not of trials."""
-    table = index.table
-    wanted = pc.and_(pc.is_in(table["status"], pa.array(LOST)), pc.invert(table["held_out"]))
     found: dict[str, list[tuple[str, int]]] = {}
-    for run in table.filter(wanted).select(["group", "row", "seed"]).to_pylist():
-        found.setdefault(run["group"], []).append((run["row"], run["seed"]))
+    for group, row, seed in index.lost[["group", "row", "seed"]].itertuples(index=False):
+        found.setdefault(group, []).append((row, seed))
     return found
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 DECIMALS = 9
 """Of a mean score, in percent: equal ones stay equal in whatever order they were added up."""
+DIGITS_OF_SETTINGS = 4
 WHOLE_NUMBERS = [name for name in AVERAGED if name.endswith(("_parameters", "_bytes"))]
 """Shown as whole numbers, also where they differ from seed to seed."""
 
@@ -52,7 +53,7 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
         score_high=score_mean + half_width,
         seeds=[len(seeds) for seeds in seed_lists],
         seed_list=[" ".join(map(str, seeds)) for seeds in seed_lists],
-        learning_rate=mean("learning_rate"),
+        learning_rate=np.where(runs.groupby(numbers)["learning_rate"].nunique() == 1, mean("learning_rate"), np.nan),
         **{name: mean(name) for name in AVERAGED},
     )
     for name in WHOLE_NUMBERS:
@@ -81,6 +82,16 @@ def lost_seeds(rows: pd.DataFrame, lost: Set[tuple[str, int]]) -> list[int]:
         len(seeds.get(row, set()) - set(map(int, complete.split())))
         for row, complete in zip(as_list(rows["row"]), as_list(rows["seed_list"]), strict=True)
     ]
+
+
+def method_labels(table: pd.DataFrame) -> pd.Series[str]:
+    """The methods; where a group has several settings of one, with as much of the settings' id as tells them apart."""
+    methods, settings = table["method"].astype(str), table["settings_id"].astype(str)
+    short = settings.str[:DIGITS_OF_SETTINGS]
+    of_method = table.assign(settings=settings, short=short).groupby(["group", "method"])
+    count, count_of_short = (of_method[name].transform("nunique") for name in ("settings", "short"))
+    shown = short.where(count_of_short == count, settings)
+    return methods.where(count == 1, methods + " (" + shown + ")")
 
 
 def _means(runs: pd.DataFrame, numbers: NDArray[np.intp], rows: int, column: str) -> NDArray[np.float64]:

@@ -92,10 +92,10 @@ def note_energy(record: RunRecord, meter: EnergyMeter) -> None:
     record.aec_watts = _ratio(record.train_energy_joules, record.train_seconds)
 
 
-def note_utilisation(record: RunRecord, means: Utilisation) -> None:
-    """EfficientLLM's memory and compute utilisation."""
+def note_utilisation(record: RunRecord, means: Utilisation, capacity_bytes: int | None) -> None:
+    """EfficientLLM's memory and compute utilisation, on a device with this much memory."""
     record.amu_gb = _ratio(means.memory_bytes, GIGA)
-    record.amu_fraction = _ratio(means.memory_bytes, memory.capacity(record.device))
+    record.amu_fraction = _ratio(means.memory_bytes, capacity_bytes)
     record.pcu = means.compute
 
 

@@ -86,7 +86,7 @@ def headline(peaks: dict[str, int]) -> int | None:
 
 
 def _may_use_cuda() -> bool:
-    """Whether this process can hold memory of the GPU: not before torch is imported, which is a phase's work."""
+    """Whether this process can hold memory of the GPU: not before torch is imported."""
     return "torch" in sys.modules
 
 

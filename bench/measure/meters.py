@@ -24,6 +24,7 @@ from bench.hardware import description
 from bench.identity import digest
 from bench.measure import batch_sweep, derived, forgetting, inference, memory_causes, parameters, probe, reference
 from bench.measure.energy import EnergyMeter
+from bench.measure.memory import capacity
 from bench.measure.utilisation import Utilisation, Window, sampled
 from bench.processes.team import ALONE, Team
 
@@ -83,6 +84,7 @@ class Meters:
         self._energy: EnergyMeter | None = None
         self._watch: Window | None = None
         self._earlier_utilisation = Utilisation()
+        self._capacity_bytes: int | None = None
         self._failures: dict[str, str] = {}
         self._pretrained: dict[str, Tensor] = {}
         self._base: forgetting.Observation | None = None
@@ -101,8 +103,9 @@ class Meters:
             self._out_of_place |= dict.fromkeys(("memory", "compute", "forgetting", "sweep_batch"), reason)
 
     def start(self) -> None:
-        """Find the energy counters."""
+        """Find the energy counters and the device's memory, while it certainly answers."""
         if self._settings.energy:
+            self._capacity_bytes = capacity(self._plan.hardware.device)
             self._energy = EnergyMeter(self._plan.hardware.device, int(os.environ.get("LOCAL_RANK", "0")))
 
     def pretrained(self, base: Backbone, examples: Examples) -> None:
@@ -295,7 +298,7 @@ class Meters:
         self._count_all_processes()
         if self._energy is not None:
             derived.note_energy(record, self._energy)
-            derived.note_utilisation(record, self._train_utilisation())
+            derived.note_utilisation(record, self._train_utilisation(), self._capacity_bytes)
         derived.note_composites(record)
         for name, reason in self._not_applicable().items():
             record.reasons.setdefault(name, reason)

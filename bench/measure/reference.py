@@ -18,13 +18,13 @@ import hashlib
 import json
 import re
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.files import write_json
 from bench.records import provenance
 
 if TYPE_CHECKING:
@@ -247,7 +247,4 @@ def _read(path: Path) -> MachineReference | None:
 def _write(path: Path, reference: MachineReference) -> None:
     """Store `reference` whole or not at all; of two processes that race, the later one's figures stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as working:
-        whole = Path(working) / path.name
-        whole.write_text(json.dumps(asdict(reference), indent=2) + "\n")
-        whole.replace(path)
+    write_json(path, asdict(reference))

@@ -142,11 +142,6 @@ class StepClock:
         """The forward passes so far."""
         return [shape for step in self._shapes for shape in step]
 
-    @staticmethod
-    def now() -> float:
-        """Seconds of wall clock, for logs."""
-        return time.perf_counter()
-
     def step_seconds(self) -> list[float]:
         """Duration of every step; waits for the device."""
         self._read_marks()

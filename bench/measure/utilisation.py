@@ -82,22 +82,20 @@ class _ProcessWindow:
     """The resident set and the processor time of this process."""
 
     def __init__(self) -> None:
-        self._samples: list[tuple[float, float]] = []
-        self._processor_start = _processor_seconds()
+        self._samples: list[tuple[float, float, float]] = []
 
     def sample(self) -> None:
-        """Read the resident set."""
+        """Read the resident set and the processor time so far."""
         in_use = memory.in_use("cpu")
         if in_use is not None:
-            self._samples.append((time.perf_counter(), in_use))
+            self._samples.append((time.perf_counter(), in_use, _processor_seconds()))
 
     def means(self) -> Utilisation:
         """Mean bytes, and the share of the usable cores' time that this process took."""
         if len(self._samples) < 2:
             return Utilisation()
-        times, in_use = zip(*self._samples, strict=True)
-        seconds = times[-1] - times[0]
-        used = _processor_seconds() - self._processor_start
+        times, in_use, processor = zip(*self._samples, strict=True)
+        seconds, used = times[-1] - times[0], processor[-1] - processor[0]
         return Utilisation(time_average(times, in_use), used / (seconds * usable_cores()), seconds)
 
 

@@ -28,7 +28,7 @@ from bench.files import write_json
 from bench.hardware import usable_cores
 from bench.processes import signals
 from bench.processes.signals import Stopped
-from bench.processes.team import ALONE
+from bench.processes.team import ALONE, Team
 from bench.records.record import RunRecord
 from bench.records.schema import read
 from bench.records.store import RECORD_FILE
@@ -178,6 +178,10 @@ class _Group:
         path = error_file(self._scratch, rank)
         if path.exists():
             return Failure(**json.loads(path.read_text()))
+        trace = traceback_file(self._terms.folder, Team(rank, len(self.ranks)))
+        if trace.exists():  # the last words of a process that hung
+            text = trace.read_text()
+            return Failure(rank, "failed", f"process {rank}: {text.splitlines()[0]}", text, time.time())
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
         log = self._log(rank).read_text(errors="replace").splitlines()[-LOG_TAIL:]

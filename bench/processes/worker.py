@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from bench import recipe
 from bench.bookkeeping import traceback_file
-from bench.console import new_console
+from bench.console import FAILED, new_console
 from bench.context import Terms
 from bench.errors import UserError, one_line
 from bench.files import write_json
@@ -34,7 +34,6 @@ from bench.settings import RunSettings
 
 PR_SET_PDEATHSIG = 1
 """The option of Linux's prctl that ends a process when its parent ends."""
-FAILED = 1
 
 
 def main() -> int:

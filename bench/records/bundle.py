@@ -162,7 +162,7 @@ def _without_paths(file: Path) -> str:
     for name, instead in LOCAL_SETTINGS.items():
         _replace(settings, name.split("."), instead)
     record.settings = settings
-    record.overrides = [override for override in record.overrides if not _is_local(override)]
+    record.overrides = [override for override in record.overrides if not is_local(override)]
     record.hostname = None
     record.interruptions = [interruption | {"hostname": None} for interruption in record.interruptions]
     record.error = record.error and record.error.partition(":")[0]  # its text may name files
@@ -179,7 +179,7 @@ def _replace(settings: Any, keys: Sequence[str], value: Any) -> None:
         settings[key] = value
 
 
-def _is_local(override: str) -> bool:
+def is_local(override: str) -> bool:
     """Whether an override sets something of the machine, alone or among others as `data={root: ...}`."""
     key, _, value = override.lstrip("+~").partition("=")
     within = any(key == name or key.startswith(f"{name}.") for name in LOCAL_OVERRIDES)

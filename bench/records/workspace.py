@@ -73,17 +73,16 @@ class Workspace:
         return (self.folder / checkpoint.FILE).exists()
 
     def leave(self) -> None:
-        """End without a checkpoint: a record takes its place, and whatever has none is gone."""
-        if self.record() is not None:
-            self.publish()
-        else:
+        """End without a checkpoint: a record takes its place unless a complete one is there; what has none is gone."""
+        ended = _record_in(self.final)
+        if self.record() is None or (ended is not None and ended.status == "complete"):
             self.clear()
+        else:
+            self.publish()
 
     def record(self) -> RunRecord | None:
         """The record that stands in the working folder, if there is a readable one."""
-        with contextlib.suppress(OSError, ValueError, RecordError):
-            return read(json.loads((self.folder / RECORD_FILE).read_text()))
-        return None
+        return _record_in(self.folder)
 
     def check_claim(self) -> None:
         """Raise ClaimLost if the claim has run out, as it does when this process is stopped for minutes."""
@@ -98,6 +97,12 @@ class Workspace:
                 file.unlink()
         set_aside(self.final)
         self.folder.rename(self.final)
+
+
+def _record_in(folder: Path) -> RunRecord | None:
+    with contextlib.suppress(OSError, ValueError, RecordError):
+        return read(json.loads((folder / RECORD_FILE).read_text()))
+    return None
 
 
 @contextlib.contextmanager

@@ -120,7 +120,7 @@ class TrainingLoop:
         self._splits = splits
         self._order = _Order(examples, settings.batch_size, steps, seed)
         self._losses: list[Tensor] = []
-        self._unlogged_samples = 0
+        self._unlogged_samples, self._logged_at = 0, 0.0
         self.steps = steps
         self.step = 0
         self.mean_loss = math.nan
@@ -138,14 +138,15 @@ class TrainingLoop:
         not wait for the device in between.
         """
         self._model.train()
-        logged_at = clock.seconds
+        if not self._unlogged_samples:
+            self._logged_at = clock.seconds
         for indices in self._order.following(self.step, until):
             self._losses.append(self.train_on(indices, clock))
             self._unlogged_samples += len(indices)
             if self.step % self._settings.log_steps == 0 or self.step in (self.steps, until):
                 seconds = clock.seconds
-                on_log(self._log_point(seconds, seconds - logged_at))
-                logged_at = seconds
+                on_log(self._log_point(seconds, seconds - self._logged_at))
+                self._logged_at = seconds
             on_step()
         return self.mean_loss
 
@@ -269,6 +270,7 @@ class TrainingLoop:
             "scaler": None if scaler is None else scaler.state_dict(),
             "method": self._method.state_dict(),
             "unlogged_samples": self._unlogged_samples,
+            "logged_at": self._logged_at,
             "mean_loss": self.mean_loss,
             **self.own_state_dict(),
         }
@@ -308,7 +310,8 @@ class TrainingLoop:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
         self._losses = list(state["losses"].to(self._accelerator.device))
-        self._unlogged_samples, self.mean_loss = state["unlogged_samples"], state["mean_loss"]
+        self._unlogged_samples, self._logged_at = state["unlogged_samples"], state["logged_at"]
+        self.mean_loss = state["mean_loss"]
         self.step = state["step"]
 
     def _split_as_here(self, state: dict[str, Any]) -> dict[str, Any]:

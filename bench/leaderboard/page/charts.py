@@ -11,14 +11,13 @@ from typing import Any
 
 import altair as alt
 
-from bench.records.summary import CAUSES
+from bench.records.summary import CAUSES, MEBIBYTE
 from methods.base import FAMILIES, OTHER
 
 DATA = "entries"
 """The name of the data on the page."""
 VEGA_LITE = ".".join(alt.VEGALITE_VERSION.split(".")[:2])
 """The version that altair writes for, as vl_convert names it."""
-MEBIBYTE = 2**20
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#56b4e9", "#cc79a7", "#e69f00", "#9a7b1f")
 """Okabe and Ito's palette, which the colour-blind can tell apart, its yellow darkened; read on white and on black."""
 GREY, LIGHT_GREY = "#6f7680", "#a3a9b2"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.leaderboard.columns import section
 from bench.records.schema import decode
 from bench.records.store import HISTORY_FILE, RECORD_FILE
 from bench.records.summary import memory_by_cause
@@ -53,7 +54,7 @@ def details_of(folder: Path, trials: Trials) -> Details:
         record = decode((folder / RECORD_FILE).read_bytes())
     except (OSError, ValueError):
         return Details()
-    settings = record.settings.get("method", {})
+    settings = section(record, "method")
     causes, curve, rates = memory_by_cause(record), _history(folder), _best_of_rates(record, trials)
     return Details(
         commands=[" ".join((COMMAND, *map(_quoted, record.overrides)))],

@@ -20,7 +20,7 @@ from bench.leaderboard.comparisons import TOGETHER
 from bench.leaderboard.page.details import Details, details_of, mean_of
 from bench.leaderboard.page.known import family_of
 from bench.leaderboard.page.over_tasks import over_tasks
-from bench.leaderboard.rows import together
+from bench.leaderboard.rows import method_labels, together
 from bench.leaderboard.statistics.trade_offs import pareto_front
 from bench.leaderboard.task_sets import labels
 
@@ -31,7 +31,6 @@ LIMIT = 1500
 """At most this many rows stand on a page, the best of each task and group first; the CSV files have all of them."""
 GROUPS = 50
 """Of more groups only the largest stand on a page."""
-DIGITS_OF_SETTINGS = 4
 DIGITS = 6
 """Significant digits of a number, as in the CSV files."""
 BEST, ALIKE, BELOW = "best", "alike", "below"
@@ -96,21 +95,11 @@ def _table(boards: Boards, sources: Sources) -> pd.DataFrame:
         of=table.groupby(TOGETHER)["rank"].transform("size"),
         on_front=_on_front(table),
         over_tasks=~table["per_task"].astype(bool),
-        label=_method_labels(table),
+        label=method_labels(table),
         order=table["group"].map({name: place for place, name in enumerate(largest)}),
     )
     kept = table.sort_values("rank", kind="stable").head(LIMIT)
     return kept.sort_values(["order", "per_task", "task", "data_revision", "rank", "label"])
-
-
-def _method_labels(table: pd.DataFrame) -> pd.Series[str]:
-    """The methods; where a group has several settings of one, with as much of the settings' id as tells them apart."""
-    methods, settings = table["method"].astype(str), table["settings_id"].astype(str)
-    short = settings.str[:DIGITS_OF_SETTINGS]
-    of_method = table.assign(settings=settings, short=short).groupby(["group", "method"])
-    count, count_of_short = (of_method[name].transform("nunique") for name in ("settings", "short"))
-    shown = short.where(count_of_short == count, settings)
-    return methods.where(count == 1, methods + " (" + shown + ")")
 
 
 def _on_front(table: pd.DataFrame) -> NDArray[np.bool_]:
