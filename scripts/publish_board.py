@@ -102,7 +102,7 @@ def block(boards: Boards, lost: pd.DataFrame) -> str:
         "| ---: | --- | ---: | ---: | ---: | ---: |",
         *map(_line, board[:TOP]),
         "",
-        f"Mean score in percent ± half of its 95 % interval over {_seeds(board)} seeds. {_separation(board)} "
+        f"Mean score in percent ± half of its 95 % interval over {_seeds(board)} seeds. {_separation(board)}"
         f"{_smallest(_of_board(boards.pareto, largest), board)}{_without_score(_of_board(lost, largest), board)}",
         "",
         f"![Score against trainable parameters, with the Pareto front]({_plot(first['group'])})",
@@ -141,13 +141,14 @@ def _separation(board: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _smallest(fronts: pd.DataFrame, board: Sequence[Mapping[str, Any]]) -> str:
-    """The row with fewest parameters of those within one standard error of the best."""
+    """The row with fewest parameters of those within one standard error of the best, where that error is known."""
     chosen = fronts[(fronts["cost"] == "trainable_parameters") & fronts["cheapest_within_one_standard_error"]]
-    (settings_id,) = chosen["settings_id"]
-    (row,) = (row for row in board if row["settings_id"] == settings_id and row["method"] == chosen["method"].iloc[0])
-    return (
-        f"The smallest within one standard error of the best, `{row['label']}`, trains {row['trainable_parameters']:,} "
-        "parameters."
+    found = set(zip(chosen["method"], chosen["settings_id"], strict=True))
+    return "".join(
+        f" The smallest within one standard error of the best, `{row['label']}`, trains "
+        f"{row['trainable_parameters']:,} parameters."
+        for row in board
+        if (row["method"], row["settings_id"]) in found
     )
 
 

@@ -17,6 +17,7 @@ from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.comparisons import Runs, compared
 from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes, standard_error
 from bench.records.record import RunRecord
+from scripts.publish_board import block
 from tasks.metrics.superglue import best_entities, multirc_metrics, record_metrics, superglue_metrics
 from tests.conftest import runs_of
 from tests.test_record import record
@@ -220,9 +221,25 @@ class TestBoards:
         }
         assert (boards.comparisons["p_value_holm"] >= boards.comparisons["p_value"]).all()
 
-    def test_the_cheapest_within_one_standard_error_need_not_be_the_best(self, boards: Boards) -> None:
-        assert boards.pareto["on_front"].any()
-        assert set(boards.pareto["cost"]) == {"trainable_parameters", "peak_memory_bytes", "train_seconds"}
+    def test_the_cheapest_within_one_standard_error_need_not_be_the_best(self, tmp_path: Path) -> None:
+        """The best has an accuracy of 0.9: a standard error of √(0.09 / 199), 2.1 points; its neighbour lacks 2."""
+        found = []
+        for number, (errors, size) in enumerate([(20, 900), (24, 500), (60, 100), (30, 9000)]):
+            predictions = np.concatenate([1 - LABELS[:errors], LABELS[errors:]])
+            score = 100 * (1 - errors / len(LABELS))
+            run = record(method=f"m{number}", settings_id="x", run_id=str(number), score=score)
+            found.append(replace(run, trainable_parameters=size))
+            written(tmp_path / f"glue/sst2/minilm/m{number}/{number}", LABELS, predictions)
+        front = Boards.of(Sources(runs_of(found), runs_of([]), tmp_path)).pareto
+        assert set(front["cost"]) == {"trainable_parameters", "peak_memory_bytes", "train_seconds"}
+        front = front[front["cost"] == "trainable_parameters"]
+        assert list(front["method"][front["cheapest_within_one_standard_error"]]) == ["m1"]
+        assert list(front["method"][front["on_front"]]) == ["m2", "m1", "m0"]
+
+    def test_the_readmes_block_says_what_is_told_apart_and_what_has_no_score(self, boards: Boards) -> None:
+        text = block(boards, runs_of([record(method=method, settings_id="x") for method in ("lora", "vera")]))
+        assert "tells 2 of the other 3 from the best" in text
+        assert "No run of `vera` ended with a score." in text
 
     def test_rows_without_predictions_are_neither_alike_nor_different(self, sources: Sources, tmp_path: Path) -> None:
         elsewhere = Boards.of(replace(sources, root=tmp_path / "nowhere"))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from bench.audit import audit
@@ -32,8 +31,9 @@ def test_the_published_runs_hold(tmp_path: Path) -> None:
     assert audit(tmp_path) == []
 
 
-def rows_of_runs(*runs: RunRecord) -> pd.DataFrame:
-    return Boards.of(Sources(runs_of(runs), runs_of([]), Path("nowhere"))).rows
+def block(*runs: RunRecord) -> str:
+    """The README's block of these runs, whose predictions are gone."""
+    return publish_board.block(Boards.of(Sources(runs_of(runs), runs_of([]), Path("nowhere"))), runs_of([]))
 
 
 def test_the_readme_shows_one_revision_of_a_task() -> None:
@@ -43,7 +43,7 @@ def test_the_readme_shows_one_revision_of_a_task() -> None:
         for revision, of_revision in scores.items()
         for method, score in of_revision.items()
     ]
-    text = publish_board.block(rows_of_runs(*runs))
+    text = block(*runs)
     assert "3 rows" in text
     assert [line.split("|")[2].strip() for line in text.splitlines() if "`" in line and "|" in line] == [
         "`a`",
@@ -53,7 +53,7 @@ def test_the_readme_shows_one_revision_of_a_task() -> None:
 
 
 def test_the_readme_says_where_nothing_was_tested() -> None:
-    text = publish_board.block(rows_of_runs(record(settings_id="x"), record(settings_id="x", method="b", score=1.0)))
+    text = block(record(settings_id="x"), record(settings_id="x", method="b", score=1.0))
     assert "1 of them could not be tested against the best" in text
 
 
