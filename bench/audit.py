@@ -46,6 +46,8 @@ DERIVED = ("ppt_c1e7", "pscp_b1_overhead", "pscp_b2_overhead", "pscp_b1_total", 
 MEMORY_CAUSES = ("base_weight", "method_weight", "buffer", "gradient", "activation", "optimizer")
 MAY_BE_NEGATIVE = ("score", "inference_score", "mcr", "train_memory_growth_bytes", "feature_cka", "rise", "ppt", "pscp")
 """Beginnings or parts of the names of columns that are no amounts."""
+AT_MOST = {"score": 100.0, "inference_score": 100.0, "trainable_percent": 100.0, "amu_fraction": 1.0, "pcu": 1.1}
+"""Shares; processor time and wall clock are read one after the other."""
 AXES = ("method", "task", "model")
 TELLING = {"method": ("_target_", "peft_type"), "task": ("_target_", "config", "name")}
 """Settings that must be those of the YAML that the record names."""
@@ -141,8 +143,7 @@ def _impossible_values(record: RunRecord) -> Iterator[str]:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         low = -math.inf if any(part in column.name for part in MAY_BE_NEGATIVE) else 0.0
-        high = 100.0 if column.name in ("score", "inference_score", "trainable_percent") else math.inf
-        if not low <= value <= high or not math.isfinite(value):
+        if not low <= value <= AT_MOST.get(column.name, math.inf) or not math.isfinite(value):
             yield f"{column.name} is {value}, which is impossible"
     if record.score is not None and record.score < -100:
         yield f"score is {record.score}, which is impossible"

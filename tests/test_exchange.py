@@ -73,6 +73,7 @@ def test_what_the_harness_writes_is_believed(results: Path) -> None:
         ({"score": 99.0}, "score is 99.0; its predictions make it"),
         ({"score": 123.0}, "score is 123.0, which is impossible"),
         ({"train_seconds": -1.0}, "train_seconds is -1.0, which is impossible"),
+        ({"pcu": 1.5}, "pcu is 1.5, which is impossible"),
         ({"trainable_parameters": 7}, "trainable_percent is"),
         ({"ppt_c1e7": 0.9}, "ppt_c1e7 is 0.9; the columns that it follows from make it"),
         ({"predicted_peak_memory_bytes": 1}, "predicted_peak_memory_bytes is 1; the columns"),
