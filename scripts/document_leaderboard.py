@@ -45,10 +45,11 @@ A table without rows is not written. The page and the plots need `pip install 'p
 
 Rows are ranked, tested and averaged only within a group: one model with its weights and settings, budget and recipe,
 tuning effort, source and subset of the data, precision, hardware, and software. Their common name in the column `group`
-is a hash of these, so it is the same wherever the same things were run. Tuned rows and defaults are different groups. A
-task whose data has two revisions counts as two tasks, and so does one with two settings of its own, such as a template
-or a limit of new tokens. Several seeds of one method with one choice of settings are one row; of several runs of one
-row and seed the one counts that finished last (if that is equal or unknown, the one with the highest run id).
+is a hash of these, so it is the same wherever the same things were run. Tuned rows, defaults and rates that were set by
+hand are different groups. A task whose data has two revisions counts as two tasks, and so does one with two settings of
+its own, such as a template or a limit of new tokens. Several seeds of one method with one choice of settings are one
+row; of several runs of one row and seed the one counts that finished last (if that is equal or unknown, the one with
+the highest run id).
 
 ## Which test where
 
@@ -95,7 +96,7 @@ Units stand in the names. What a record measures stands in a table as its mean o
 SHARED = {
     "group": "Name of the group.",
     "row": "Name of the row: a hash of what its runs have in common, which is all but the seed.",
-    "tuning": "How the settings were chosen: `defaults`, or the sampler with its number of trials and their steps.",
+    "tuning": "How the rate was found: `defaults`, `rate set by hand`, or the sampler with its trials and their steps.",
     "data_revision": "Revision or content hash of the data, its first 12 characters.",
     "model_settings_id": "Hash of the model's repository and revision, weights, image size and head dropout.",
     "task_settings_id": "Hash of the task's settings but for where its data come from; `unknown` in old records.",

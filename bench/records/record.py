@@ -86,9 +86,7 @@ class RunRecord:
         "are; such runs stand on no board.",
         default=False,
     )
-    tuning: str = column(
-        "How the run's settings were chosen: none (they are defaults), grid or optuna.", default="none"
-    )
+    tuning: str = column("How the run's settings were chosen: none (by nothing), grid or optuna.", default="none")
     tuning_trials: int = column("Trials among which the settings were chosen.", default=0)
     tuning_steps: int | None = column("Optimizer steps of each trial.")
     tuned_settings: dict[str, Any] = column("The settings that were chosen, by name.", default={})

@@ -25,7 +25,8 @@ function options(select, values, kept, all = null) {
 }
 
 const distinct = (values) => [...new Set(values)];
-const isTuned = (group) => group.tuning !== "defaults";
+const UNTUNED = ["defaults", "rate set by hand"];
+const settingsOf = (group) => (UNTUNED.includes(group.tuning) ? group.tuning : "tuned");
 
 /** Groups that the filters on what a group has in common leave; all rows of a group share these. */
 function allowedGroups() {
@@ -33,7 +34,7 @@ function allowedGroups() {
   return content.groups.filter((group) =>
     (!model || group.model === model) &&
     (!hardware || group.hardware === hardware) &&
-    (!settings || isTuned(group) === (settings === "tuned")));
+    (!settings || settingsOf(group) === settings));
 }
 
 function describe({ title, rows: count, name }) {
