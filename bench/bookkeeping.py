@@ -21,7 +21,7 @@ from bench.records.schema import plain
 from bench.records.store import RECORD_FILE, TRACEBACK_FILE
 from bench.settings import RunSettings
 
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def traceback_file(folder: Path, team: Team = ALONE) -> Path:
@@ -95,7 +95,7 @@ def _status(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether device or host had no memory left. PyTorch's CPU allocator and CUDA's libraries say so in words only."""
+    """Whether device or host had no memory left. PyTorch and CUDA's libraries often say so in words only."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
