@@ -23,7 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.errors import one_line
 from bench.hardware import Hardware
 from bench.identity import canonical, recipe_id, run_id, settings_id
-from bench.leaderboard.outcomes import metric_of, outcomes
 from bench.measure.derived import note_composites
 from bench.planning import build
 from bench.records.bundle import PREDICTIONS, is_local
@@ -31,6 +30,7 @@ from bench.records.record import RunRecord
 from bench.records.schema import RecordError, decode
 from bench.records.store import PREDICTIONS_FILE, RECORD_FILE, Store
 from bench.settings import LEARNING_RATE, RunSettings, register
+from bench.stats.outcomes import metric_of, outcomes
 from bench.sweeps.sweep import SEARCH_PATH
 from bench.sweeps.trials import Trial, TrialsFailedError, chosen, error_of
 from bench.validation import CONFIGURATION

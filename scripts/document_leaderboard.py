@@ -17,9 +17,9 @@ from bench.leaderboard.overall import OVERALL
 from bench.leaderboard.page.entries import GROUPS, LIMIT
 from bench.leaderboard.pareto import PARETO
 from bench.leaderboard.profiles import PROFILES
-from bench.leaderboard.statistics.paired import FEW
 from bench.leaderboard.task_sets import HEAD
 from bench.records.record import RunRecord
+from bench.stats.paired import FEW
 
 PAGE = ROOT / "docs" / "leaderboard.md"
 INTRODUCTION = f"""# The leaderboard

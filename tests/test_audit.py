@@ -14,10 +14,10 @@ import pytest
 from bench.audit import audit
 from bench.errors import DataError
 from bench.leaderboard.index import Index
-from bench.leaderboard.outcomes import PREDICTIONS_FILE
 from bench.records.bundle import PUBLISHED, RECORDS_FILE, pack, unpack
 from bench.records.schema import decode
 from bench.records.store import RECORD_FILE
+from bench.stats.outcomes import PREDICTIONS_FILE
 from scripts.export_results import export
 from scripts.import_results import merge
 from scripts.leaderboard import merge_published

@@ -15,8 +15,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.comparisons import Runs, compared
-from bench.leaderboard.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes, standard_error
 from bench.records.record import RunRecord
+from bench.stats.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes, standard_error
 from scripts.publish_board import block
 from tasks.metrics.superglue import best_entities, multirc_metrics, record_metrics, superglue_metrics
 from tests.conftest import runs_of

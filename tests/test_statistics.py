@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from bench.leaderboard.statistics import resampling
-from bench.leaderboard.statistics.intervals import Interval, percentile_interval, standard_error_over_examples
-from bench.leaderboard.statistics.paired import (
+from bench.stats import resampling
+from bench.stats.intervals import Interval, percentile_interval, standard_error_over_examples
+from bench.stats.paired import (
     PairedDifference,
     holm,
     level_against_best,
@@ -23,7 +23,7 @@ from bench.leaderboard.statistics.paired import (
     paired_bootstrap_of_means,
     paired_mean_bootstrap,
 )
-from bench.leaderboard.statistics.resampling import resampled_means
+from bench.stats.resampling import resampled_means
 
 
 def generator(seed: int = 0) -> np.random.Generator:

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from bench.leaderboard.statistics.aggregates import estimate, interquartile_mean, performance_profile
-from bench.leaderboard.statistics.intervals import Estimate, Interval
-from bench.leaderboard.statistics.ranking import (
+from bench.stats.aggregates import estimate, interquartile_mean, performance_profile
+from bench.stats.intervals import Estimate, Interval
+from bench.stats.ranking import (
     borda_counts,
     critical_difference,
     friedman,
@@ -21,8 +21,8 @@ from bench.leaderboard.statistics.ranking import (
     ranks,
     win_rates,
 )
-from bench.leaderboard.statistics.resampling import stratified
-from bench.leaderboard.statistics.trade_offs import cheapest_within_one_standard_error, pareto_front
+from bench.stats.resampling import stratified
+from bench.stats.trade_offs import cheapest_within_one_standard_error, pareto_front
 
 # Demšar 2006, table 6: ranks of C4.5, C4.5+m, C4.5+cf and C4.5+m+cf on 14 data sets
 DEMSAR_RANKS = np.array(

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 
 from bench.leaderboard.columns import TASK
-from bench.leaderboard.outcomes import Metric, Outcomes, metric_of, outcomes
 from bench.leaderboard.rows import as_list, together
-from bench.leaderboard.statistics.intervals import standard_error_over_examples
-from bench.leaderboard.statistics.paired import (
+from bench.stats.intervals import standard_error_over_examples
+from bench.stats.outcomes import Metric, Outcomes, metric_of, outcomes
+from bench.stats.paired import (
     holm,
     level_against_best,
     mcnemar,

@@ -11,9 +11,10 @@ import pandas as pd
 
 from bench.leaderboard.columns import ROW
 from bench.leaderboard.rows import DECIMALS, as_records, shared, together
-from bench.leaderboard.statistics.aggregates import estimate, interquartile_mean
-from bench.leaderboard.statistics.intervals import Estimate
-from bench.leaderboard.statistics.ranking import (
+from bench.leaderboard.task_sets import HEAD, Member, TaskSet
+from bench.stats.aggregates import estimate, interquartile_mean
+from bench.stats.intervals import Estimate
+from bench.stats.ranking import (
     borda_counts,
     critical_difference,
     friedman,
@@ -21,7 +22,6 @@ from bench.leaderboard.statistics.ranking import (
     probability_of_improvement,
     win_rates,
 )
-from bench.leaderboard.task_sets import HEAD, Member, TaskSet
 from tasks.metrics import vtab
 from tasks.metrics.averages import glue_average, glue_average_official, superglue_average
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.leaderboard.comparisons import TOGETHER
 from bench.leaderboard.rows import together
-from bench.leaderboard.statistics.trade_offs import cheapest_within_one_standard_error, pareto_front
+from bench.stats.trade_offs import cheapest_within_one_standard_error, pareto_front
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

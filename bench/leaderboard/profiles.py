@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from bench.leaderboard.columns import ROW
-from bench.leaderboard.statistics.aggregates import performance_profile
 from bench.leaderboard.task_sets import Member, TaskSet
+from bench.stats.aggregates import performance_profile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

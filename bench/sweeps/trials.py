@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.leaderboard.outcomes import metric_of, standard_error
 from bench.settings import LEARNING_RATE
+from bench.stats.outcomes import metric_of, standard_error
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,8 +21,8 @@ from bench.leaderboard.page.details import Details, details_of, mean_of
 from bench.leaderboard.page.known import family_of
 from bench.leaderboard.page.over_tasks import over_tasks
 from bench.leaderboard.rows import method_labels, together
-from bench.leaderboard.statistics.trade_offs import pareto_front
 from bench.leaderboard.task_sets import labels
+from bench.stats.trade_offs import pareto_front
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -176,7 +176,7 @@ def standard_error(folder: str | Path, metric: Metric) -> float | None:
 
     None where its predictions are missing or leave the metric undefined.
     """
-    from bench.leaderboard.statistics.resampling import resampled_means
+    from bench.stats.resampling import resampled_means
 
     found = outcomes(folder, metric)
     if found is None:

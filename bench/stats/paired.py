@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bench.leaderboard.statistics.arrays import numbers, proportion
-from bench.leaderboard.statistics.intervals import Interval, percentile_interval
-from bench.leaderboard.statistics.resampling import resampled_means
+from bench.stats.arrays import numbers, proportion
+from bench.stats.intervals import Interval, percentile_interval
+from bench.stats.resampling import resampled_means
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.leaderboard.statistics.arrays import numbers
+from bench.stats.arrays import numbers
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.leaderboard.statistics.arrays import numbers, proportion
+from bench.stats.arrays import numbers, proportion
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bench.leaderboard.statistics.arrays import numbers, proportion
-from bench.leaderboard.statistics.intervals import Estimate, percentile_interval
-from bench.leaderboard.statistics.resampling import pieces, stratified
+from bench.stats.arrays import numbers, proportion
+from bench.stats.intervals import Estimate, percentile_interval
+from bench.stats.resampling import pieces, stratified
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

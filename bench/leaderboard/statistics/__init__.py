@@ -1,1 +1,0 @@
-"""Pure statistics on arrays: how certain a score is, whether two methods differ, and how to compare over many tasks."""
