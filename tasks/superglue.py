@@ -223,15 +223,34 @@ class RecordTask(SuperGlueTask):
         sizes = [len(set(entities)) for entities in table.column("entities").to_pylist()]
         return _drawn_groups(np.array(sizes), at_most)
 
-    def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
-        """Exact match and F1 of each query's best entity, by the difference of its two logits."""
-        from tasks.metrics.superglue import best_entities, record_metrics
+    def predict(self, answers: NDArray[np.float32], examples: Examples) -> Columns:
+        """The class of each row, and its `credit`: the query's score on the row of its best entity, 0 on the others."""
+        from tasks.metrics.superglue import record_metrics
 
-        false, true = np.stack(predictions["scores"]).T
-        columns = examples.columns
-        best = best_entities(true - false, columns["query"].tolist(), columns["entity"])
-        golds = dict(zip(columns["query"].tolist(), columns["answers"], strict=True))
-        return {**record_metrics(best, golds)}
+        best, golds = _best_entities(answers, examples), _answers_of_queries(examples)
+        credit = {query: record_metrics({query: best[query]}, {query: golds[query]}) for query in golds}
+        rows = zip(examples.columns["query"].tolist(), examples.columns["entity"], strict=True)
+        of_rows = [credit[query]["combined_score"] if best[query] == entity else 0.0 for query, entity in rows]
+        return {**super().predict(answers, examples), "credit": of_rows}
+
+    def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
+        """Exact match and F1 of each query's best entity."""
+        from tasks.metrics.superglue import record_metrics
+
+        best = _best_entities(np.stack(predictions["scores"]), examples)
+        return {**record_metrics(best, _answers_of_queries(examples))}
+
+
+def _best_entities(scores: NDArray[np.float32], examples: Examples) -> dict[int, str]:
+    """The entity that each query of ReCoRD chooses, by the difference of the two logits, (rows, 2)."""
+    from tasks.metrics.superglue import best_entities
+
+    false, true = scores.T
+    return best_entities(true - false, examples.columns["query"].tolist(), examples.columns["entity"])
+
+
+def _answers_of_queries(examples: Examples) -> dict[int, Sequence[str]]:
+    return dict(zip(examples.columns["query"].tolist(), examples.columns["answers"], strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

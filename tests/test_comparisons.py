@@ -18,7 +18,7 @@ from bench.leaderboard.comparisons import Runs, compared
 from bench.records.record import RunRecord
 from bench.stats.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes, standard_error
 from scripts.publish_board import block
-from tasks.metrics.superglue import best_entities, multirc_metrics, record_metrics, superglue_metrics
+from tasks.metrics.superglue import multirc_metrics, superglue_metrics
 from tests.conftest import runs_of
 from tests.test_record import record
 
@@ -75,16 +75,10 @@ class TestMetrics:
         folder = written(tmp_path, LABELS, found, question=questions)
         assert value("superglue/multirc", folder) == pytest.approx(expected)
 
-    def test_record_scores_the_entity_that_a_query_chooses(self, tmp_path: Path) -> None:
-        queries = np.repeat(np.arange(50), 4)
-        entities = [f"the name {number % 4}" for number in range(200)]
-        answers = [[f"Name {query % 4}", "somebody else"] for query in queries]
-        scores = RANDOM.normal(size=(200, 2))
-        best = best_entities(scores[:, 1] - scores[:, 0], queries.tolist(), entities)
-        expected = record_metrics(best, dict(zip(queries.tolist(), answers, strict=True)))["combined_score"]
-        columns = {"scores": list(scores), "query": queries, "entity": entities, "answers": answers}
-        assert 0.2 < expected < 0.8
-        assert value("superglue/record", written(tmp_path, LABELS, LABELS, **columns)) == pytest.approx(expected)
+    def test_record_adds_up_what_a_query_is_credited_with(self, tmp_path: Path) -> None:
+        queries, credit = np.array([7, 7, 3, 7, 3]), np.array([0, 0.25, 0, 0, 1])
+        folder = written(tmp_path, LABELS[:5], LABELS[:5], query=queries, credit=credit)
+        assert value("superglue/record", folder) == pytest.approx((0.25 + 1) / 2)
 
     def test_mnli_counts_the_matched_half(self, tmp_path: Path) -> None:
         split = np.repeat(["validation_matched", "validation_mismatched"], 100)

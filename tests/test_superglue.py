@@ -246,6 +246,7 @@ class TestRecord:
             scores = task.score({"validation": columns}, {"validation": examples})
             assert scores.metrics == pytest.approx({"exact_match": 0, "f1": f1, "combined_score": f1 / 2})
             assert scores.score == pytest.approx(50 * f1)
+            assert columns["credit"] == pytest.approx([0, 1 / 3, 0, 0, 0][: len(answers)])
 
     @pytest.mark.parametrize("at_most", [1, 20, 60])
     def test_a_subset_holds_whole_queries(self, at_most: int, byte_level: Any) -> None:

@@ -38,6 +38,8 @@ PREDICTIONS = pa.schema(
         ("prediction", pa.float64()),
         ("correct_strict", pa.bool_()),
         ("question", pa.int64()),
+        ("query", pa.int64()),
+        ("credit", pa.float64()),
     ]
 )
 LOCAL_SETTINGS: dict[str, Any] = {

@@ -47,7 +47,7 @@ class Metric:
     @property
     def is_mean(self) -> bool:
         """Whether it is the share of right answers."""
-        return self.of_rows in (_right, _as_told)
+        return self.of_rows in (_right, _as_told) and self.example == ROW
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def _right(label: NDArray[Any], prediction: NDArray[Any]) -> Values:
     return np.asarray(label == prediction, dtype=np.float64)[:, None]
 
 
-def _as_told(right: NDArray[Any]) -> Values:
-    return np.asarray(right, dtype=np.float64)[:, None]
+def _as_told(credit: NDArray[Any]) -> Values:
+    return np.asarray(credit, dtype=np.float64)[:, None]
 
 
 def _only(means: Values) -> Values:
@@ -133,19 +133,6 @@ def _f1_or_0(means: Values) -> Values:
     return np.nan_to_num(_f1(means), nan=0.0)
 
 
-def _of_entities(scores: NDArray[Any], query: NDArray[Any], entity: NDArray[Any], answers: NDArray[Any]) -> Values:
-    """The mean of exact match and F1 of the entity that a query chooses; nothing for its other entities."""
-    from tasks.metrics.superglue import best_entities, record_metrics
-
-    false, true = np.stack(list(scores)).T
-    best = best_entities(true - false, query.tolist(), entity.tolist())
-    found = np.zeros((len(query), 1))
-    for row, (of_query, name, golds) in enumerate(zip(query.tolist(), entity.tolist(), answers, strict=True)):
-        if best[of_query] == name:
-            found[row] = record_metrics({of_query: name}, {of_query: list(golds)})["combined_score"]
-    return found
-
-
 BOTH = ("label", "prediction")
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(BOTH, _right, _only),
@@ -161,7 +148,7 @@ METRICS: Mapping[str, Metric] = {
 OF_TASKS: Mapping[str, Metric] = {
     "superglue/cb": Metric(BOTH, _of_three_classes, _accuracy_and_macro_f1),
     "superglue/multirc": Metric(BOTH, _of_options, _exact_match_and_f1, example="question", of_sums=_of_questions),
-    "superglue/record": Metric(("scores", "query", "entity", "answers"), _of_entities, _only, example="query"),
+    "superglue/record": Metric(("credit",), _as_told, _only, example="query"),
 }
 """Tasks whose headline is a mean of metrics of their own."""
 
