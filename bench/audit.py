@@ -16,7 +16,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import hydra
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,20 +27,21 @@ from bench.hardware import Hardware
 from bench.identity import canonical, recipe_id, run_id, settings_id
 from bench.measure.derived import note_composites
 from bench.planning import build
-from bench.records.bundle import PREDICTIONS, is_local
+from bench.records.bundle import LATER, is_local
 from bench.records.record import RunRecord
 from bench.records.schema import RecordError, decode
 from bench.records.store import PREDICTIONS_FILE, RECORD_FILE, Store
-from bench.settings import LEARNING_RATE, RunSettings, register
+from bench.settings import LEARNING_RATE, RunSettings
 from bench.stats.outcomes import metric_of, outcomes
-from bench.sweeps.sweep import SEARCH_PATH
 from bench.sweeps.trials import Trial, TrialsFailedError, chosen, error_of
-from bench.validation import CONFIGURATION
+from bench.validation import CONFIGURATION, SEARCH_PATH, described
 from tasks.sources import Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
 """What a method, model or task may be called: it becomes a path and a cell of a table."""
-RUN_ID = re.compile(r"[0-9a-f]{16}")
+RUN_ID, COMMIT = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
+"""As `provenance.now` writes it: times sort as texts."""
 TOLERANCE = 1e-6
 SCORE_TOLERANCE = 1e-3
 """Points; predictions of regression are stored in single precision."""
@@ -49,6 +52,8 @@ MAY_BE_NEGATIVE = ("score", "inference_score", "mcr", "train_memory_growth_bytes
 AT_MOST = {"score": 100.0, "inference_score": 100.0, "trainable_percent": 100.0, "amu_fraction": 1.0, "pcu": 1.1}
 """Shares; processor time and wall clock are read one after the other."""
 AXES = ("method", "task", "model")
+NAMED = (*AXES, "seed", "budget", "tuning")
+"""What an override without a dot can say, of which a record has a column."""
 TELLING = {"method": ("_target_", "peft_type"), "task": ("_target_", "config", "name")}
 """Settings that must be those of the YAML that the record names."""
 STEPS = "training.max_steps"
@@ -103,12 +108,54 @@ def _problems_or_error(record: RunRecord, folder: Path, root: Path) -> Iterator[
 
 
 def _commands(record: RunRecord, from_elsewhere: bool) -> Iterator[str]:
-    """Overrides of Hydra itself or of somebody's machine: boards show a run's overrides as a command to copy."""
+    """What is wrong with a run's overrides: boards show them as a command to copy."""
+    yield from _other_command(record)
     for override in record.overrides:
         if OF_HYDRA.match(override) and (from_elsewhere or not override.startswith(SEARCH_PATH)):
             yield f"override {override!r} is about Hydra and not about the run"
         elif override.startswith("-") or (from_elsewhere and is_local(override)):
             yield f"override {override!r} is about the machine, not about the run"
+
+
+def _other_command(record: RunRecord) -> Iterator[str]:
+    """What the overrides say of the run and the record does not; others may follow from a choice that they name."""
+    try:
+        said = dict(map(_said, record.overrides))
+    except HydraException as error:
+        yield f"its command cannot be read: {one_line(error)[:200]}"
+        return
+    usual = {} if "experiment" in said else _unsaid()
+    for name in NAMED:
+        expected = said.get(name, usual.get(name))
+        if expected is not None and getattr(record, name) != expected:
+            yield f"its command means {name}={expected}; it is {getattr(record, name)}"
+    for name, value in said.items():
+        found = _setting(record, name)
+        if isinstance(value, (bool, int, float)) and isinstance(found, (bool, int, float)) and found != value:
+            yield f"its command means {name}={value}; its settings say {found}"
+
+
+@functools.lru_cache(maxsize=4096)  # the runs of a sweep have most of them in common
+def _said(override: str) -> tuple[str, Any]:
+    """The name and the value of an override. Raises HydraException."""
+    parsed = OverridesParser.create().parse_override(override)
+    return parsed.key_or_group, parsed.value()
+
+
+@functools.cache
+def _unsaid() -> Mapping[str, Any]:
+    """What a command means that does not say it, of what no other choice brings."""
+    config = yaml.safe_load((CONFIGURATION / "config.yaml").read_text("utf-8"))
+    chosen = {axis: choice for entry in config["defaults"] if isinstance(entry, dict) for axis, choice in entry.items()}
+    return {"method": chosen["method"], "task": chosen["task"], "seed": config["seed"]}
+
+
+def _setting(record: RunRecord, name: str) -> Any:
+    """The value of a setting such as `training.learning_rate` in a record; None where it has none."""
+    found: Any = record.settings
+    for word in name.split("."):
+        found = found.get(word) if isinstance(found, dict) else None
+    return found
 
 
 def problems(record: RunRecord, folder: Path, root: Path) -> Iterator[str]:
@@ -134,6 +181,11 @@ def _wrong_names(record: RunRecord) -> Iterator[str]:
             yield f"{column} is {getattr(record, column)!r}, which is no name"
     if not RUN_ID.fullmatch(record.run_id):
         yield f"run_id is {record.run_id!r}, not 16 hexadecimal digits"
+    if record.git_commit is not None and not COMMIT.fullmatch(record.git_commit):
+        yield f"git_commit is {record.git_commit!r}, which is none"
+    for column in ("started_at", "finished_at"):
+        if (moment := getattr(record, column)) is not None and not MOMENT.fullmatch(moment):
+            yield f"{column} is {moment!r}, which is no time in UTC"
 
 
 def _impossible_values(record: RunRecord) -> Iterator[str]:
@@ -203,16 +255,10 @@ def _class_name(target: Any) -> str:
     return str(target).rpartition(".")[2]
 
 
-@functools.cache
 def _described(axis: str, name: str) -> Mapping[str, Any]:
     """The settings of a choice in `conf`; none for a name that is not there, as another package's is."""
-    if not NAME.fullmatch(name) or not (CONFIGURATION / axis / f"{name}.yaml").is_file():
-        return {}
-    register()
-    with hydra.initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
-        found = OmegaConf.to_object(hydra.compose("config", [f"{axis}={name}"])[axis])
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    known = NAME.fullmatch(name) and (CONFIGURATION / axis / f"{name}.yaml").is_file()
+    return described(axis, name) if known else {}
 
 
 @functools.cache
@@ -254,7 +300,7 @@ def _wrong_predictions(record: RunRecord, folder: Path) -> Iterator[str]:
         yield f"evaluation_examples is {record.evaluation_examples}; {PREDICTIONS_FILE} has {rows}"
     metric = metric_of(record.task, _headline(record.task) or record.metric)
     of_run = None if metric is None else outcomes(folder, metric)
-    if metric is not None and of_run is None and set(metric.columns) <= set(PREDICTIONS.names):
+    if metric is not None and of_run is None and not LATER.intersection(metric.columns):
         yield f"{PREDICTIONS_FILE} lacks what the score follows from: split, id, {', '.join(metric.columns)}"
     if metric is not None and of_run is not None and record.score is not None:
         score = 100 * float(metric.of_means(of_run.values.mean(axis=0)))
@@ -321,10 +367,5 @@ def _other_choice(file: Path, record: RunRecord, trials: Mapping[Path, RunRecord
 
 
 def _values(record: RunRecord, names: Iterable[str]) -> dict[str, Any]:
-    """The values of settings such as `training.learning_rate` in a record."""
-    found = {}
-    for name in names:
-        section, _, key = name.partition(".")
-        values = record.settings.get(section)
-        found[name] = values.get(key) if isinstance(values, dict) else None
-    return found
+    """The values of settings in a record."""
+    return {name: _setting(record, name) for name in names}

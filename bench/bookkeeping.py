@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from bench import validation
 from bench.errors import Diverged, one_line
 from bench.files import write_json
 from bench.identity import recipe_id, settings_id
@@ -60,8 +61,15 @@ def opened(plan: Plan) -> RunRecord:
         versions=provenance.versions(),
         started_at=provenance.now(),
     )
+    record.method_learning_rate = _own_rate(plan)
     _note_tuning(record, settings)
     return record
+
+
+def _own_rate(plan: Plan) -> float | None:
+    """The learning rate that the method brings where nobody chooses one."""
+    found = validation.described("method", plan.names.method, validation.search_paths(plan.overrides))
+    return found.get("learning_rate")
 
 
 def _note_tuning(record: RunRecord, settings: RunSettings) -> None:

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from bench import settings
+from bench import settings, validation
 from bench.commands import exit_code_of
 from bench.console import FULL_ERROR, new_console
 from bench.errors import UserError
@@ -89,8 +89,7 @@ def _composed(config: DictConfig) -> Plan:
     """The run that Hydra has composed. Raises UserError."""
     chosen = HydraConfig.get()
     choices = chosen.runtime.choices
-    elsewhere = [override for override in chosen.overrides.hydra if override.startswith(sweep.SEARCH_PATH)]
-    overrides = [*elsewhere, *chosen.overrides.task]
+    overrides = [*validation.search_paths(chosen.overrides.hydra), *chosen.overrides.task]
     validated = sweep.validated(config, choices, overrides)
     samplers.check(validated, overrides)
     return plan(validated, Names.of(choices), overrides)

@@ -6,13 +6,17 @@ of the YAML's own value in the open sections `method` and `task`), and ranges (o
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,9 +31,10 @@ from bench.requirements import (
     require_known,
     require_number,
 )
-from bench.settings import RunSettings
+from bench.settings import RunSettings, register
 
 CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
+SEARCH_PATH = "hydra.searchpath="
 SEED_LIMIT = 2**32
 NO_ROOT = "Unexpected type for root: NoneType"
 """What OmegaConf asserts where a setting stands below one that is null."""
@@ -125,6 +130,25 @@ def validate(config: DictConfig, defaults: Mapping[str, Mapping[str, Any]]) -> R
     if settings.hardware.split and processes == 1:
         raise SettingsError("hardware.split=true needs more than one process (hardware.processes, hardware.machines).")
     return settings
+
+
+@functools.cache
+def described(axis: str, choice: str, elsewhere: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    """What the YAML of a choice says, before the command line changes it.
+
+    `elsewhere` are the overrides that tell Hydra where else to look. Raises what Hydra raises for an unknown choice.
+    """
+    register()
+    begun = GlobalHydra.instance().is_initialized()
+    with nullcontext() if begun else hydra.initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
+        values = OmegaConf.to_object(hydra.compose("config", [*elsewhere, f"{axis}={choice}"])[axis])
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def search_paths(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those of a run's overrides that tell Hydra where else to look for configuration."""
+    return tuple(override for override in overrides if override.startswith(SEARCH_PATH))
 
 
 def _check_open(section: str, values: Mapping[str, Any], default: Mapping[str, Any]) -> None:

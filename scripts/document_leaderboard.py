@@ -11,12 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from bench.leaderboard.columns import AVERAGED, KEY, ROW
+from bench.leaderboard.columns import AVERAGED, COSTS, KEY, ROW
 from bench.leaderboard.comparisons import COMPARISONS
 from bench.leaderboard.overall import OVERALL
 from bench.leaderboard.page.entries import GROUPS, LIMIT
-from bench.leaderboard.pareto import PARETO
+from bench.leaderboard.pareto import MOST_NOISE, PARETO
 from bench.leaderboard.profiles import PROFILES
+from bench.leaderboard.rows import WITHOUT_SCORE
 from bench.leaderboard.task_sets import HEAD
 from bench.records.record import RunRecord
 from bench.stats.paired import FEW
@@ -30,13 +31,14 @@ records give the same files, byte for byte. Runs on built-in samples and of two 
 | file | what it holds |
 | --- | --- |
 | `index.html` | the page: one file that opens from disk without a network |
-| `plots/GROUP/*.svg`, `scores.png` | its plots, of the largest groups and with two methods or more |
+| `plots/GROUP/*.svg`, `scores.png` | its plots, of the largest groups: the task that most methods have; below, others |
 | `glue.csv`, `superglue.csv`, `gsm8k.csv`, ... | one per benchmark: a row per method and its settings, task and group |
 | `overall.csv` | methods over sets of tasks that all of them have |
 | `averages.csv` | each benchmark's own averages |
 | `profiles.csv` | performance profiles |
 | `comparisons.csv` | paired tests |
 | `pareto.csv` | fronts of score and cost |
+| `lost.csv` | what has no row, because none of its runs ended with a score |
 | `leaderboard.md`, `leaderboard.tex` | methods by tasks, for READMEs and papers |
 
 A table without rows is not written. The page and the plots need `pip install 'parsimony[page]'`.
@@ -96,7 +98,8 @@ Units stand in the names. What a record measures stands in a table as its mean o
 SHARED = {
     "group": "Name of the group.",
     "row": "Name of the row: a hash of what its runs have in common, which is all but the seed.",
-    "tuning": "How the rate was found: `defaults`, `rate set by hand`, or the sampler with its trials and their steps.",
+    "tuning": "How the rate was found: `defaults`, `rate set by hand`, or the sampler with its trials and their steps, "
+    "and the rates tried where they are not those around the method's own.",
     "data_revision": "Revision or content hash of the data, its first 12 characters.",
     "model_settings_id": "Hash of the model's repository and revision, weights, image size and head dropout.",
     "task_settings_id": "Hash of the task's settings but for where its data come from; `unknown` in old records.",
@@ -111,7 +114,7 @@ SHARED = {
     "task_count": "How many they are.",
     "seeds": "Distinct seeds; over several tasks, runs of the task that has fewest.",
     "trainable_parameters": "Parameters that the method trains, at their most, the task head apart; of several tasks "
-    "on the first.",
+    "their mean.",
     "score_mean": "Mean of the score over seeds, in percent.",
 }
 """Meanings that several tables share; all others not given below are those of the record."""
@@ -126,12 +129,16 @@ BENCHMARK = {
     "lost_seeds": "Further seeds whose run diverged, failed or ran out of memory: no mean has them, so a row with some "
     "looks better than it is. A run that ended before its data were read is not known to belong here.",
     "learning_rate": "Learning rate, where all seeds have the same.",
-    "standard_error_over_examples": "Standard error over the examples of a share of right answers, in points; empty "
-    "for other metrics.",
+    "memory_bytes": "Memory to compare methods by: `peak_memory_bytes` on CUDA, elsewhere "
+    "`predicted_peak_memory_bytes`, the sum of the causes, since a process's resident set holds what it did before.",
+    **{f"{name}_std": f"Standard deviation of `{name}` over seeds (of the sample)." for name in COSTS},
+    "standard_error_over_examples": "Standard error over the examples, in points: of a share of right answers s / √n, "
+    "of other metrics by the bootstrap, all seeds on the same draws.",
     "separable_from_best": "Whether a paired test can tell the row from the best of its task and group; empty where "
     "there is none.",
 }
 OVER_TASKS = {
+    "lost_seeds": "Seeds without a score, over all the tasks.",
     "rank": "Rank of `mean_score` within the group and set of tasks.",
     "mean_score": "Mean over the tasks of each task's mean over seeds, in percent.",
     "interquartile_mean": "Mean of the middle half of all runs, over seeds and tasks, in percent; empty where tasks "
@@ -182,12 +189,18 @@ TESTED = {
     "where `difference` is below 0.",
 }
 OF_A_FRONT = {
-    "cost": "The column that is the cost: parameters, peak memory, training seconds, training energy, latency.",
+    "cost": "The column that is the cost: parameters, memory, training seconds, training energy, latency. One whose "
+    f"relative standard deviation over the seeds of a row, pooled over the rows, is above {MOST_NOISE} has no front: "
+    "the machine, not the method, would decide.",
     "value": "The row's cost, in the unit of that column.",
     "standard_error": "Of the score, in points: the larger one of that over seeds and that over examples.",
     "on_front": "Whether no other row of the task and group costs as little and scores as high, and is better in one.",
     "cheapest_within_one_standard_error": "Whether it is the cheapest row whose score lies at most one standard error "
     "of the best below the best.",
+}
+WITHOUT_ROW = {
+    "seed_list": "The seeds that were run, ascending.",
+    "endings": "How each of them ended: `diverged`, `failed` or `out_of_memory`.",
 }
 TABLES: Mapping[str, tuple[str, Mapping[str, str], list[str]]] = {
     "benchmark": (
@@ -200,6 +213,7 @@ TABLES: Mapping[str, tuple[str, Mapping[str, str], list[str]]] = {
     "profiles": ("`profiles.csv`", OF_A_PROFILE, PROFILES),
     "comparisons": ("`comparisons.csv`", TESTED, COMPARISONS),
     "pareto": ("`pareto.csv`", OF_A_FRONT, PARETO),
+    "lost": ("`lost.csv`", WITHOUT_ROW, WITHOUT_SCORE),
 }
 """Title, own meanings and columns of each kind of table."""
 RECORDED = {column.name: column.metadata for column in fields(RunRecord)}

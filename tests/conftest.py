@@ -207,20 +207,9 @@ def sample(tiny_bert: Path, command: RunCommand) -> RunCommand:
 def task_named(name: str, **changes: Any) -> Any:
     """The task as the command line would build it, with some of its settings changed."""
     from bench.planning import build
+    from bench.validation import described
 
-    return build({**_described(name), **changes})
-
-
-@functools.cache
-def _described(name: str) -> Any:
-    import hydra
-    from omegaconf import OmegaConf
-
-    from bench import settings
-
-    settings.register()
-    with hydra.initialize_config_dir(str(CONFIGURATION), version_base="1.3"):
-        return OmegaConf.to_object(hydra.compose("config", [f"task={name}"]).task)
+    return build({**described("task", name), **changes})
 
 
 def records(results: Path) -> dict[Path, RunRecord]:

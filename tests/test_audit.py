@@ -113,6 +113,37 @@ def test_the_metric_must_be_the_tasks_headline(results: Path) -> None:
     assert "score is 99.0; its predictions make it" in found
 
 
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["method=full", "task=glue/sst2"], "its command means method=full; it is lora"),
+        (["method=lora", "task=glue/rte"], "its command means task=glue/rte; it is glue/sst2"),
+        (["method=lora", "seed=7"], "its command means seed=7; it is 0"),
+        (["training.learning_rate=0.5"], "its command means training.learning_rate=0.5; its settings say 0.0"),
+        (["method.rank=77"], "its command means method.rank=77; its settings say 8"),
+        (["tuning=grid", "a=[1"], "its command cannot be read"),
+    ],
+)
+def test_a_command_that_makes_another_run_is_found(overrides: list[str], found: str, results: Path) -> None:
+    file = final(results)
+    change(file, overrides=[*overrides, *(() if "tuning=grid" in overrides else ["tuning=grid"])])
+    assert found in of(file, results)
+
+
+def test_a_command_that_leaves_out_the_method_makes_another_run(results: Path) -> None:
+    file = final(results, "bitfit")
+    change(file, overrides=["tuning=grid"])
+    assert "its command means method=lora; it is bitfit" in of(file, results)
+
+
+def test_a_commit_or_a_time_that_is_none_is_found(results: Path) -> None:
+    file = final(results)
+    change(file, git_commit="<script>", finished_at="zzzz")
+    found = of(file, results)
+    assert "git_commit is '<script>', which is none" in found
+    assert "finished_at is 'zzzz', which is no time in UTC" in found
+
+
 @pytest.mark.parametrize("column", ["label", "prediction", "split", "id"])
 def test_predictions_that_the_score_does_not_follow_from_are_found(column: str, results: Path) -> None:
     file = final(results)
@@ -121,7 +152,7 @@ def test_predictions_that_the_score_does_not_follow_from_are_found(column: str, 
     assert "predictions.parquet lacks what the score follows from" in of(file, results)
 
 
-def test_what_a_bundle_does_not_carry_need_not_be_there(results: Path) -> None:
+def test_predictions_of_an_earlier_version_need_not_say_what_a_query_is_credited_with(results: Path) -> None:
     file = final(results)
     task = decode(file.read_bytes()).settings["task"] | {"_target_": "tasks.superglue.RecordTask", "config": "record"}
     change(file, task="superglue/record", metric="combined_score", settings={"task": task})

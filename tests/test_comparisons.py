@@ -15,6 +15,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.comparisons import Runs, compared
+from bench.leaderboard.rows import WITHOUT_SCORE
 from bench.records.record import RunRecord
 from bench.stats.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes, standard_error
 from scripts.publish_board import block
@@ -183,6 +184,23 @@ class TestPairs:
         expected = 100 * math.sqrt(share * (1 - share) / (len(LABELS) - 1))
         assert runs(tmp_path / "a", 0.2).standard_error == pytest.approx(expected)
 
+    def test_the_standard_error_of_a_correlation_is_that_of_the_mean_over_seeds(self, tmp_path: Path) -> None:
+        """Two seeds that predict the same are no better known than one; two independent ones are, by √2."""
+        labels = RANDOM.normal(size=(2, 400))
+
+        def error(*noises: Any) -> float:
+            folders = {
+                seed: written(tmp_path / str(id(noises)) / str(seed), labels[0], labels[0] + noise)
+                for seed, noise in enumerate(noises)
+            }
+            found = Runs(METRICS["pearson"], folders).standard_error
+            assert found is not None
+            return found
+
+        noise, other = 4 * RANDOM.normal(size=(2, 400))
+        assert error(noise, noise) == pytest.approx(error(noise))
+        assert error(noise, other) == pytest.approx(error(noise) / 2**0.5, rel=0.15)
+
 
 class TestBoards:
     @pytest.fixture
@@ -222,16 +240,17 @@ class TestBoards:
             predictions = np.concatenate([1 - LABELS[:errors], LABELS[errors:]])
             score = 100 * (1 - errors / len(LABELS))
             run = record(method=f"m{number}", settings_id="x", run_id=str(number), score=score)
-            found.append(replace(run, trainable_parameters=size))
+            found.append(replace(run, trainable_parameters=size, predicted_peak_memory_bytes=size))
             written(tmp_path / f"glue/sst2/minilm/m{number}/{number}", LABELS, predictions)
         front = Boards.of(Sources(runs_of(found), runs_of([]), tmp_path)).pareto
-        assert set(front["cost"]) == {"trainable_parameters", "peak_memory_bytes", "train_seconds"}
+        assert set(front["cost"]) == {"trainable_parameters", "memory_bytes", "train_seconds"}
         front = front[front["cost"] == "trainable_parameters"]
         assert list(front["method"][front["cheapest_within_one_standard_error"]]) == ["m1"]
         assert list(front["method"][front["on_front"]]) == ["m2", "m1", "m0"]
 
     def test_the_readmes_block_says_what_is_told_apart_and_what_has_no_score(self, boards: Boards) -> None:
-        text = block(boards, runs_of([record(method=method, settings_id="x") for method in ("lora", "vera")]))
+        lost = boards.rows[boards.rows["method"] == "lora"].assign(method="vera", endings="diverged")
+        text = block(replace(boards, lost=lost[WITHOUT_SCORE]))
         assert "tells 2 of the other 3 from the best" in text
         assert "No run of `vera` ended with a score." in text
 

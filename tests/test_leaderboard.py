@@ -17,9 +17,10 @@ from bench.leaderboard.columns import USUAL_SPAN
 from bench.leaderboard.documents import LEGEND, documents
 from bench.leaderboard.documents import score as in_document
 from bench.leaderboard.overall import averages, overall
+from bench.leaderboard.pareto import pareto
 from bench.leaderboard.profiles import profiles
 from bench.leaderboard.publish import publish
-from bench.leaderboard.rows import last_of_each_seed, method_labels, rows_of
+from bench.leaderboard.rows import WITHOUT_SCORE, last_of_each_seed, method_labels, rows_of
 from bench.leaderboard.task_sets import over_equal_tasks
 from bench.records.record import RunRecord
 from bench.records.store import Store
@@ -51,6 +52,7 @@ def test_other_settings_precision_or_data_are_other_rows() -> None:
 
 
 UNTESTED: dict[str, Any] = {"separable_from_best": None, "lost_seeds": 0}
+NOTHING_LOST = pd.DataFrame(columns=WITHOUT_SCORE)
 
 
 def settings(**sections: dict[str, object]) -> RunRecord:
@@ -188,7 +190,7 @@ def test_a_single_seed_has_no_interval() -> None:
 def over_tasks(*rows: tuple[str, str, float]) -> pd.DataFrame:
     """The overall table of (method, task, score), by method."""
     runs = runs_of(record(settings_id="x", method=method, task=task, score=score) for method, task, score in rows)
-    return overall(over_equal_tasks(rows_of(runs), runs))
+    return overall(over_equal_tasks(rows_of(runs).assign(lost_seeds=0), runs))
 
 
 def test_methods_are_compared_over_tasks_that_all_of_them_have() -> None:
@@ -219,7 +221,7 @@ def test_ranks_points_and_wins_over_tasks_by_hand() -> None:
 def test_a_profile_is_the_share_of_runs_above_each_threshold() -> None:
     cells = [("glue/rte", 0, 60.0), ("glue/rte", 1, 64.0), ("glue/sst2", 0, 80.0), ("glue/sst2", 1, 90.0)]
     runs = runs_of(record(settings_id="x", task=task, seed=seed, score=score) for task, seed, score in cells)
-    table = profiles(over_equal_tasks(rows_of(runs), runs))
+    table = profiles(over_equal_tasks(rows_of(runs).assign(lost_seeds=0), runs))
     above = table.set_index("threshold")["share"]
     assert (above.index[0], above.iloc[0]) == (59.0, 1.0)
     assert (above.index[-1], above.iloc[-1]) == (90.0, 0.0)
@@ -230,7 +232,7 @@ def test_a_profile_is_the_share_of_runs_above_each_threshold() -> None:
 
 def test_two_revisions_of_a_tasks_data_are_two_tasks() -> None:
     runs = runs_of(record(settings_id="x", data_revision=revision) for revision in ("a" * 40, "b" * 40))
-    rows = rows_of(runs)
+    rows = rows_of(runs).assign(lost_seeds=0)
     assert overall(over_equal_tasks(rows, runs))["tasks"].tolist() == [f"glue/sst2@{'a' * 12} glue/sst2@{'b' * 12}"]
     assert len(averages(rows)) == 0
 
@@ -247,7 +249,7 @@ def test_two_settings_of_a_task_have_columns_of_their_own() -> None:
     runs = [settings(task={"max_new_tokens": limit}) for limit in (300, 512)]
     rows = rows_of(runs_of([replace(runs[0], score=10.0), replace(runs[1], score=20.0)]))
     first, second = sorted("glue/sst2#" + rows["task_settings_id"])
-    columns = documents(rows.assign(**UNTESTED))["leaderboard.md"].splitlines()[2]
+    columns = documents(rows.assign(**UNTESTED), NOTHING_LOST)["leaderboard.md"].splitlines()[2]
     assert columns == rf"| method | trainable parameters | {first} | {second} |".replace("#", r"\#")
 
 
@@ -297,11 +299,11 @@ def test_the_documents_show_methods_by_tasks_and_what_is_missing(tmp_path: Path)
     assert [line for line in lines if line.startswith("|")] == [
         "| method | trainable parameters | glue/rte | glue/sst2 |",
         "| --- | ---: | ---: | ---: |",
-        "| lora | 73,728 | 70.2 | 90.0† |",  # without predictions there is no test
-        "| dora | 73,728 | – | 91.0 |",
+        "| lora | 73,728 | 70.2★ | 90.0† |",  # without predictions there is no test
+        "| dora | 73,728 | – | 91.0★ |",
     ]
     paper = (tmp_path / "leaderboard" / "leaderboard.tex").read_text()
-    assert r"dora & 73,728 & -- & 91.0 \\" in paper
+    assert r"dora & 73,728 & -- & 91.0$^\star$ \\" in paper
     assert r"\begin{longtable}{lrrr}" in paper
 
 
@@ -310,9 +312,9 @@ def test_a_mark_says_how_a_score_stands_against_the_best() -> None:
     assert in_document(cell | {"separable_from_best": True}) == "90.0"
     assert in_document(cell | {"separable_from_best": False}) == "90.0°"
     assert in_document(cell | {"separable_from_best": pd.NA}) == "90.0†"
-    assert in_document(cell | {"separable_from_best": False, "rank": 1}) == "90.0"
-    assert in_document(cell | {"separable_from_best": False, "rank": 1, "lost_seeds": 2}) == "90.0‡"
-    assert all(mark in LEGEND for mark in "°†‡–")
+    assert in_document(cell | {"separable_from_best": False, "rank": 1}) == "90.0★"
+    assert in_document(cell | {"separable_from_best": False, "rank": 1, "lost_seeds": 2}) == "90.0★‡"
+    assert all(mark in LEGEND for mark in "★°†‡–")
 
 
 def test_settings_of_one_method_have_names_that_lead_to_them() -> None:
@@ -321,17 +323,67 @@ def test_settings_of_one_method_have_names_that_lead_to_them() -> None:
     assert sorted(method_labels(rows)) == ["dora", "lora (12345678)", "lora (1234abcd)"]
 
 
-def test_methods_that_lack_different_tasks_are_not_ordered_by_means_over_them() -> None:
+def test_only_methods_with_the_same_tasks_are_ordered_by_their_mean() -> None:
     cells = [("a", "t0", 1.0), ("a", "t1", 1.0), ("low", "t0", 10.0), ("high", "t1", 90.0), ("b", "t0", 50.0)]
     runs = [record(method=method, task=f"glue/{task}", score=score, settings_id="x") for method, task, score in cells]
-    lines = documents(rows_of(runs_of(runs)).assign(**UNTESTED))["leaderboard.md"].splitlines()[4:]
-    assert [line.split(" | ")[0] for line in lines if line] == ["| a", "| b", "| high", "| low"]
+    lines = documents(rows_of(runs_of(runs)).assign(**UNTESTED), NOTHING_LOST)["leaderboard.md"].splitlines()[4:]
+    assert [line.split(" | ")[0] for line in lines if line] == ["| a", "| b", "| low", "| high"]
 
 
 def test_a_learning_rate_that_was_set_by_hand_is_neither_tuned_nor_a_default() -> None:
     by_hand = [record(overrides=[f"{sign}training.learning_rate=1e-3"]) for sign in ("", "++")]
     defaults = [record(overrides=[]), record(overrides=["training.max_steps=9", "method.rank=4"])]
     assert list(runs_of(by_hand + defaults)["tuning"]) == ["rate set by hand"] * 2 + ["defaults"] * 2
+
+
+def test_a_rate_counts_as_the_methods_own_however_the_command_names_it() -> None:
+    own = record(method_learning_rate=2e-3, settings={"training": {"learning_rate": 2e-3}})
+    other = replace(own, settings={"training": {"learning_rate": 1e-3}}, overrides=["training={learning_rate: 1e-3}"])
+    assert list(runs_of([own, other])["tuning"]) == ["defaults", "rate set by hand"]
+
+
+def test_tuning_around_another_rate_than_the_methods_own_is_another_effort() -> None:
+    tuned = record(tuning="grid", tuning_trials=6, tuning_steps=150, method_learning_rate=2e-3)
+    runs = [replace(tuned, settings={"method": {"learning_rate": centre}}) for centre in (2e-3, 0.5)]
+    usual = "grid, 6 trials of 150 steps"
+    assert list(runs_of(runs)["tuning"]) == [usual, f"{usual}, rates around 0.5"]
+
+
+def test_the_memory_to_compare_by_is_the_allocators_peak_or_the_sum_of_the_causes() -> None:
+    run = record(settings_id="x", peak_memory_bytes=2000, predicted_peak_memory_bytes=300)
+    assert [rows_of(runs_of([replace(run, device=device)]))["memory_bytes"][0] for device in ("cpu", "cuda")] == [
+        300,
+        2000,
+    ]
+
+
+def test_a_cost_that_the_seeds_disagree_on_has_no_front() -> None:
+    def costs(*seconds: float) -> set[str]:
+        runs = [record(settings_id="x", seed=seed, train_seconds=value) for seed, value in enumerate(seconds)]
+        return set(pareto(rows_of(runs_of(runs)).assign(standard_error_over_examples=1.0))["cost"])
+
+    assert costs(100.0, 105.0) == {"trainable_parameters", "train_seconds"}  # 3.4 %
+    assert costs(100.0, 150.0) == {"trainable_parameters"}  # 28 %
+    assert costs(100.0) == {"trainable_parameters", "train_seconds"}
+
+
+def test_a_method_without_any_score_is_named_with_how_its_runs_ended(tmp_path: Path) -> None:
+    kept = record(settings_id="x", data_source="hub", run_id="0")
+    ended = replace(kept, method="dora", score=None, metrics={})
+    endings = {0: "diverged", 1: "out_of_memory"}
+    lost = [replace(ended, seed=seed, status=status, run_id=f"{seed}1") for seed, status in endings.items()]
+    for run in (kept, *lost):
+        write(Store(tmp_path).folder(run.task, run.model, run.method, run.run_id), run)
+    publish(tmp_path, pages=False)
+    board = tmp_path / "leaderboard"
+    table = pd.read_csv(board / "lost.csv")
+    assert table[["method", "seed_list", "endings"]].to_numpy().tolist() == [["dora", "0 1", "diverged out_of_memory"]]
+    assert pd.read_csv(board / "glue.csv")["method"].tolist() == ["lora"]
+    assert "| dora | – | ‡ |" in (board / "leaderboard.md").read_text().splitlines()
+    write(Store(tmp_path).folder(kept.task, kept.model, "dora", "2"), replace(kept, method="dora", seed=2, run_id="2"))
+    publish(tmp_path, pages=False)
+    assert not (board / "lost.csv").exists()
+    assert pd.read_csv(board / "glue.csv").set_index("method")["lost_seeds"].to_dict() == {"dora": 2, "lora": 0}
 
 
 def test_split_weights_are_other_hardware_and_rebuilt_subsets_the_official_ones() -> None:
@@ -353,7 +405,7 @@ def test_a_row_has_a_learning_rate_where_its_seeds_share_one() -> None:
 
 def test_free_text_is_no_markup_in_a_document() -> None:
     rows = rows_of(runs_of([record(settings_id="x", hardware={"device_name": "*a_b* [x](y) !# ~ ^ \n\n{&}"})]))
-    found = documents(rows.assign(**UNTESTED))
+    found = documents(rows.assign(**UNTESTED), NOTHING_LOST)
     assert r"\*a\_b\* \[x\](y) \!\# \~ ^ {&}" in found["leaderboard.md"]
     assert r"*a\_b* [x](y) !\# \textasciitilde{} \textasciicircum{} \{\&\}" in found["leaderboard.tex"]
 

@@ -58,6 +58,43 @@ class TestEntries:
         runs = [record(settings_id="x", task=task, inference_latency_seconds_median=s) for task, s in tasks.items()]
         assert [row["inference_latency_seconds_median"] for row in entries_of(*runs)] == [None, 0.01, None]
 
+    def test_counts_and_bytes_stay_whole_beside_their_means_over_tasks(self) -> None:
+        runs = [
+            record(settings_id="x", task=task, trainable_parameters=22_713_216, predicted_peak_memory_bytes=size)
+            for task, size in (("glue/rte", 123_456_789), ("glue/sst2", 123_456_792))
+        ]
+        shown = entries_of(*runs)
+        assert [row["trainable_parameters"] for row in shown] == [22_713_216] * 3
+        assert [row["memory_bytes"] for row in shown] == [123_456_790, 123_456_789, 123_456_792]
+        assert all(isinstance(row["trainable_parameters"], int) for row in shown)
+
+    def test_what_lacks_a_task_stands_below_all_that_have_it_in_the_plot_of_ranks(self) -> None:
+        cells = {"glue/rte": {"first": 70.0, "last": 60.0}, "glue/sst2": {"only": 99.0, "first": 80.0, "last": 70.0}}
+        runs = [
+            record(settings_id="x", method=method, task=task, score=score)
+            for task, of_task in cells.items()
+            for method, score in of_task.items()
+        ]
+        found = entries_of(*runs)
+        group = found[0]["group"]
+        plot = plots.files(found, {group: "the group"})[f"{group}/ranks.svg"].decode()
+        assert sorted(("first", "last", "only"), key=lambda name: plot.index(f">{name}</text>")) == [
+            "first",
+            "last",
+            "only",
+        ]
+
+    def test_every_task_has_its_plot_in_a_file(self) -> None:
+        runs = [record(settings_id="x", method=m, task=task) for m in "ab" for task in ("glue/rte", "glue/sst2")]
+        found = entries_of(*runs)
+        group = found[0]["group"]
+        files = plots.files(found, {group: "the group"})
+        assert {name for name in files if name.endswith("scores.svg")} == {
+            f"{group}/scores.svg",
+            f"{group}/glue-rte/scores.svg",
+            f"{group}/glue-sst2/scores.svg",
+        }
+
     def test_a_long_board_is_cut_at_the_lowest_ranks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rows, "LIMIT", 3)
         methods = {f"method{number}": 50.0 + number for number in range(9)}

@@ -33,7 +33,7 @@ def test_the_published_runs_hold(tmp_path: Path) -> None:
 
 def block(*runs: RunRecord) -> str:
     """The README's block of these runs, whose predictions are gone."""
-    return publish_board.block(Boards.of(Sources(runs_of(runs), runs_of([]), Path("nowhere"))), runs_of([]))
+    return publish_board.block(Boards.of(Sources(runs_of(runs), runs_of([]), Path("nowhere"))))
 
 
 def test_the_readme_shows_one_revision_of_a_task() -> None:
@@ -52,19 +52,40 @@ def test_the_readme_shows_one_revision_of_a_task() -> None:
     ]
 
 
+def test_the_readme_goes_on_with_the_tasks_that_several_methods_share() -> None:
+    scores = {"a": (80.0, 70.0), "b": (90.0, 40.0)}
+    runs = [
+        record(settings_id="x", method=method, task=task, score=score)
+        for method, of_method in scores.items()
+        for task, score in zip(("glue/rte", "glue/sst2"), of_method, strict=True)
+    ]
+    alone = record(settings_id="x", method="c", task="glue/sst2", score=99.0)
+    text = block(*runs, alone)
+    assert "Over `glue/rte`, `glue/sst2`, the 2 methods that have all of them:" in text
+    assert "| 1 | `a` | 75.0 | 1.5 | 73,728 |" in text
+    assert "Friedman's test does not find that these methods differ" in text
+    assert "Over" not in block(alone)
+
+
 def test_the_readme_says_where_nothing_was_tested() -> None:
     text = block(record(settings_id="x"), record(settings_id="x", method="b", score=1.0))
     assert "1 of them could not be tested against the best" in text
 
 
-@pytest.mark.parametrize("name", ["glue.csv", "comparisons.csv", "leaderboard.md", "extra.csv", "README.md"])
-def test_what_does_not_follow_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def published() -> publish_board.Published:
+    return publish_board.Published.of(BUNDLE)
+
+
+@pytest.mark.parametrize("name", ["glue.csv", "leaderboard.md", "extra.csv", "index.html", "README.md"])
+def test_what_does_not_follow_is_named(
+    name: str, published: publish_board.Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board, readme = tmp_path / "results" / "published" / "leaderboard", tmp_path / "README.md"
     shutil.copytree(publish_board.BOARDS, board)
     shutil.copy(ROOT / "README.md", readme)
     monkeypatch.setattr(publish_board, "BOARDS", board)
     monkeypatch.setattr(publish_board, "README", readme)
-    published = publish_board.Published.of(BUNDLE, pages=False)
     assert published.stale == []
     changed = readme if name == "README.md" else board / name
     text = changed.read_text() if changed.exists() else "6"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ from bench.leaderboard.comparisons import comparisons
 from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.pareto import pareto
 from bench.leaderboard.profiles import profiles
-from bench.leaderboard.rows import last_of_each_seed, lost_seeds, rows_of
+from bench.leaderboard.rows import OF_LOST, last_of_each_seed, lost_seeds, rows_of, without_score
 from bench.leaderboard.task_sets import over_equal_tasks
 
 
@@ -21,14 +21,14 @@ from bench.leaderboard.task_sets import over_equal_tasks
 class Sources:
     """What boards are made of: complete runs and the trials behind them, and the folder that theirs lie in.
 
-    Both have a row per run with the columns of `columns.py` and `folder`, its folder below `root`.
+    All have a row per run with the columns of `columns.py` and `folder`, its folder below `root`.
     """
 
     complete: pd.DataFrame
     trials: pd.DataFrame
     root: Path
-    lost: frozenset[tuple[str, int]] = frozenset()
-    """Row and seed of runs that ended without a score."""
+    lost: pd.DataFrame = field(default_factory=functools.partial(pd.DataFrame, columns=OF_LOST))
+    """Runs that ended for good without a score, likewise, with how they ended (`status`)."""
 
     @functools.cached_property
     def runs(self) -> pd.DataFrame:
@@ -52,6 +52,8 @@ class Boards:
     """Paired tests (`comparisons.py`)."""
     pareto: pd.DataFrame
     """Fronts of score and cost (`pareto.py`)."""
+    lost: pd.DataFrame
+    """What has no row because none of its runs ended with a score (`rows.py`)."""
 
     @classmethod
     def of(cls, sources: Sources) -> Boards:
@@ -60,7 +62,8 @@ class Boards:
         scored = scored.assign(lost_seeds=lost_seeds(scored, sources.lost))
         tested, rows = comparisons(scored, sources.runs, sources.root)
         several = list(over_equal_tasks(rows, sources.runs))
-        return cls(rows, overall(several), averages(rows), profiles(several), tested, pareto(rows))
+        lost = without_score(rows, sources.lost)
+        return cls(rows, overall(several), averages(rows), profiles(several), tested, pareto(rows), lost)
 
     @classmethod
     def joined(cls, parts: Sequence[Boards]) -> Boards:

@@ -36,6 +36,7 @@ AVERAGED = [
     "head_parameters",
     "inference_parameters",
     "stored_bytes",
+    "memory_bytes",
     "peak_memory_bytes",
     "activation_bytes",
     "train_samples_per_second",
@@ -50,6 +51,14 @@ AVERAGED = [
     "pscp_b2_overhead",
     "pscp_b1_total",
 ]
+COSTS = (
+    "trainable_parameters",
+    "memory_bytes",
+    "train_seconds",
+    "train_energy_joules",
+    "inference_latency_seconds_median",
+)
+"""What a score is set against."""
 USUAL_SPAN = 10.0
 """Of the learning rates that tuning tries, around the method's own; runs that do not say theirs have this one."""
 IDENTITY = ["held_out", "seed", "finished_at", "metric", "score"]
@@ -61,6 +70,7 @@ DERIVED: dict[str, type] = {
     "task_settings_id": str,
     "hardware": str,
     "software": str,
+    "memory_bytes": int,
     "combined_score": float,
     "learning_rate": float,
 }
@@ -90,6 +100,8 @@ def board_values(record: RunRecord) -> dict[str, Any]:
     `row` and `group` are short names for the values of `KEY` and `GROUP`: hashes, equal for equal values everywhere.
     `model_settings_id` and `task_settings_id` are hashes of what the names of model and task do not say. `settings_id`
     ends with the size of forward passes where one was chosen: it changes memory and speed.
+    `memory_bytes` is the allocator's peak on CUDA. Elsewhere it is the sum of the causes: the peak of the resident set
+    holds whatever a process did before, so it differs between seeds by more than between many methods.
     `tuning` says how much of it there was. `data_subset` loses the hash of its rows, which differs from task to task.
     `combined_score` is the mean of a task's metrics where its benchmark averages several, else the score.
     """
@@ -105,6 +117,8 @@ def board_values(record: RunRecord) -> dict[str, Any]:
     values["data_subset"] = SAME_SUBSETS.get(subset, subset)
     values["hardware"] = _hardware(record)
     values["software"] = _software(tuple(map(record.versions.get, LIBRARIES)))
+    peak, causes = record.peak_memory_bytes, record.predicted_peak_memory_bytes
+    values["memory_bytes"] = peak if record.device == "cuda" else causes
     values["combined_score"] = record.score if mean is None else 100 * mean
     values["learning_rate"] = section(record, "training").get("learning_rate")
     values["row"] = _name(_key_of(values), ROW_LENGTH)
@@ -147,12 +161,16 @@ def section(record: RunRecord, name: str) -> Mapping[str, Any]:
 
 
 def _effort(record: RunRecord) -> str:
-    """How the learning rate was found; the range of those that were tried where it is not the usual one."""
+    """How the learning rate was found; which ones were tried where they are not the usual ones."""
+    own, centre = record.method_learning_rate, section(record, "method").get("learning_rate")
     if record.tuning == "none":
-        return BY_HAND if any(map(OF_RATE.match, record.overrides)) else DEFAULTS
+        told = any(map(OF_RATE.match, record.overrides))
+        chosen = section(record, "training").get("learning_rate")
+        return BY_HAND if told or own not in (None, chosen) else DEFAULTS
     span = section(record, "tuning").get("span", USUAL_SPAN)
     others = "" if span == USUAL_SPAN else f", rates over a span of {span:g}"
-    return f"{record.tuning}, {record.tuning_trials} trials of {record.tuning_steps} steps{others}"
+    around = "" if own in (None, centre) else f", rates around {centre:g}"
+    return f"{record.tuning}, {record.tuning_trials} trials of {record.tuning_steps} steps{others}{around}"
 
 
 def _hardware(record: RunRecord) -> str:

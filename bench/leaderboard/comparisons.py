@@ -92,12 +92,15 @@ class Runs:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of a share of right answers over examples, in points; None for another metric."""
+        """Standard error of the seeds' mean score over examples, in points; None where their examples differ."""
         metric = self.metric
-        values = [of_run.values[:, 0] for of_run in self.outcomes.values()]
-        if metric is None or not metric.is_mean or not values or len({len(of_run) for of_run in values}) > 1:
+        values = [of_run.values for of_run in self.outcomes.values()]
+        if metric is None or not values or len({len(of_run) for of_run in values}) > 1:
             return None
-        error = standard_error_over_examples(np.stack(values))
+        if metric.is_mean:
+            error = standard_error_over_examples(np.stack(values)[..., 0])
+        else:
+            error = metric.standard_error(np.stack(values))
         return None if error is None else 100 * error
 
 

@@ -21,18 +21,26 @@ MARKDOWN_FILE, LATEX_FILE = "leaderboard.md", "leaderboard.tex"
 CELL = [*ROW, "rank", "trainable_parameters", "score_mean", "score_high", "separable_from_best", "lost_seeds"]
 """The columns that are used of it."""
 FIRST = ["method", "trainable parameters"]
-NOT_SEPARABLE, UNTESTED, LOST_SEEDS = "°", "†", "‡"
+BEST, NOT_SEPARABLE, UNTESTED, LOST_SEEDS = "★", "°", "†", "‡"
 LEGEND = (
-    f"Mean score in percent ± half of its 95 % interval over seeds; {NOT_SEPARABLE} cannot be told from the best of "
-    f"its column (paired test, corrected for the number of methods); {UNTESTED} not tested against it, as predictions "
-    f"or a test are missing; {LOST_SEEDS} further seeds ended without a score; {MISSING} no score. The test speaks of "
+    f"Mean score in percent ± half of its 95 % interval over seeds; {BEST} the best of its column; {NOT_SEPARABLE} "
+    f"cannot be told from it (paired test, corrected for the number of methods); {UNTESTED} not tested against it, as "
+    f"predictions or a test are missing; {LOST_SEEDS} further seeds ended without a score, or, alone, all of them; "
+    f"{MISSING} not run. Methods that have every task come first, best mean first; below them those with the same "
+    "fewer tasks together, likewise. The test speaks of "
     "these trained models on new examples, not of the methods retrained with new seeds. Rows of one table share model, "
     "recipe, tuning effort, data, precision, hardware and software; nothing is compared across tables."
 )
 MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<`*_[]!#~"})
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"±": r"$\pm$", NOT_SEPARABLE: r"$^\circ$", UNTESTED: r"$^\dagger$", LOST_SEEDS: r"$^\ddagger$"}
+    | {
+        "±": r"$\pm$",
+        BEST: r"$^\star$",
+        NOT_SEPARABLE: r"$^\circ$",
+        UNTESTED: r"$^\dagger$",
+        LOST_SEEDS: r"$^\ddagger$",
+    }
     | {MISSING: "--"}
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 )
@@ -40,9 +48,12 @@ LEGEND_IN_MARKDOWN = f"{LEGEND}\n"
 LEGEND_IN_LATEX = f"% {LEGEND}\n"
 
 
-def documents(rows: pd.DataFrame) -> dict[str, str]:
-    """All groups, each a table of methods by tasks, the best mean first, by the name of their file; without legends."""
-    tables = list(_tables(rows))
+def documents(rows: pd.DataFrame, lost: pd.DataFrame) -> dict[str, str]:
+    """All groups, each a table of methods by tasks, by the name of their file; without legends.
+
+    `lost` is what has no row because no run ended with a score.
+    """
+    tables = list(_tables(rows, lost))
     return {MARKDOWN_FILE: _markdown(tables), LATEX_FILE: _latex(tables)}
 
 
@@ -74,8 +85,9 @@ def _latex(tables: Iterable[Table]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _tables(rows: pd.DataFrame) -> Iterable[Table]:
+def _tables(rows: pd.DataFrame, lost: pd.DataFrame) -> Iterable[Table]:
     """Title, header and cells of each group."""
+    rows = pd.concat([rows, lost], ignore_index=True)
     records = as_records(rows[CELL].assign(task=labels(rows), label=method_labels(rows)))
     groups = together(rows, ["group"])
     for members, head in zip(groups, shared(rows, groups, GROUP), strict=True):
@@ -85,16 +97,22 @@ def _tables(rows: pd.DataFrame) -> Iterable[Table]:
         for cell in of_group:
             methods.setdefault(cell["label"], []).append(cell)
         body = [
-            [label, f"{methods[label][0]['trainable_parameters']:,}", *_cells(methods[label], tasks)]
-            for label in sorted(methods, key=lambda label: _place(label, methods[label], len(tasks)))
+            [label, _parameters(methods[label]), *_cells(methods[label], tasks)]
+            for label in sorted(methods, key=lambda label: _place(label, methods[label]))
         ]
         yield _title(head), [*FIRST, *tasks], body
 
 
-def _place(label: str, cells: Sequence[Cell], tasks: int) -> tuple[Any, ...]:
-    """What the rows of a table are sorted by: the mean over all tasks, where none is missing; else by how many are."""
-    mean = sum(cell["score_mean"] for cell in cells) / tasks if len(cells) == tasks else 0.0
-    return -len(cells), -mean, label
+def _place(label: str, cells: Sequence[Cell]) -> tuple[Any, ...]:
+    """What the rows of a table are sorted by: how many tasks have a score, which ones, and the mean over these."""
+    scores = {cell["task"]: cell["score_mean"] for cell in cells if not pd.isna(cell["score_mean"])}
+    return -len(scores), sorted(scores), -sum(scores.values()), label
+
+
+def _parameters(cells: Sequence[Cell]) -> str:
+    """Those on the first task that has a score."""
+    known = [cell["trainable_parameters"] for cell in cells if not pd.isna(cell["trainable_parameters"])]
+    return f"{known[0]:,}" if known else MISSING
 
 
 def _title(head: Mapping[str, Any]) -> str:
@@ -112,16 +130,18 @@ def _cells(cells: Sequence[Cell], tasks: Sequence[str]) -> list[str]:
 
 
 def score(cell: Cell) -> str:
-    """Mean, half of its interval, whether it cannot be told from the best or was not tested, and what was lost."""
+    """Mean, half of its interval, how it stands against the best of its task, and what was lost."""
+    if pd.isna(cell["score_mean"]):
+        return LOST_SEEDS
     half_width = cell["score_high"] - cell["score_mean"]
     text = f"{cell['score_mean']:.1f}" if math.isnan(half_width) else f"{cell['score_mean']:.1f} ± {half_width:.1f}"
     return text + standing(cell) + (LOST_SEEDS if cell["lost_seeds"] else "")
 
 
 def standing(cell: Cell) -> str:
-    """The mark of a score against the best of its task; none for the best itself and for what is told from it."""
+    """The mark of a score against the best of its task; none for what is told from it."""
     if cell["rank"] == 1:
-        return ""
+        return BEST
     separable = cell["separable_from_best"]
     return UNTESTED if pd.isna(separable) else "" if separable else NOT_SEPARABLE
 

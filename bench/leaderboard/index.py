@@ -115,9 +115,9 @@ class Index:
 
     @property
     def lost(self) -> pd.DataFrame:
-        """Records of runs that ended for good without a score, likewise; not of trials."""
+        """Records of runs that ended for good without a score, likewise, with `status`; not of trials."""
         wanted = pc.and_(pc.is_in(self.table["status"], pa.array(LOST)), pc.invert(self.table["held_out"]))
-        return self.table.filter(wanted).select(OF_RUNS).to_pandas()
+        return self.table.filter(wanted).select([*OF_RUNS, "status"]).to_pandas()
 
     @property
     def files(self) -> dict[str, pa.Table]:

@@ -51,7 +51,18 @@ AVERAGES = [
     "superglue_average",
     *("vtab_mean_19", "vtab_mean_groups", "natural", "specialized", "structured"),
 ]
-OVERALL = [*HEAD, "task_set", "tasks", "task_count", "rank", *ROW, "seeds", "trainable_parameters", *SCORES]
+OVERALL = [
+    *HEAD,
+    "task_set",
+    "tasks",
+    "task_count",
+    "rank",
+    *ROW,
+    "seeds",
+    "lost_seeds",
+    "trainable_parameters",
+    *SCORES,
+]
 
 
 def overall(task_sets: Iterable[TaskSet]) -> pd.DataFrame:
@@ -90,6 +101,7 @@ def _compared(members: Sequence[Member]) -> list[dict[str, Any]]:
             "method": member.method,
             "settings_id": member.settings_id,
             "seeds": member.seeds,
+            "lost_seeds": member.lost_seeds,
             "trainable_parameters": member.trainable_parameters,
             "mean_score": mean[index],
             **_middle(member.runs),

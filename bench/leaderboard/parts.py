@@ -32,7 +32,7 @@ from bench.records.store import Store
 
 FOLDER = "boards"
 TEXTS = "texts"
-CODE = (Path(__file__).parent, Path(__file__).parents[2] / "tasks" / "metrics")
+CODE = (Path(__file__).parent, Path(__file__).parents[1] / "stats", Path(__file__).parents[2] / "tasks" / "metrics")
 """Where the code lies that computes boards."""
 MANY = 10_000
 """Runs in groups without boards that are worth the start of further processes."""
@@ -69,11 +69,11 @@ class Part:
 
 def parts(results: Path, index: Index) -> dict[str, Part]:
     """The boards of each group of complete runs, by its name, in the order of the names."""
-    lost = _lost(index)
+    lost = index.lost
     parts = dict[str, tuple[Callable[[], Sources], Path]]()
     missing_runs = 0
     for group, files in index.files.items():
-        of_group = frozenset(lost.get(group, ()))
+        of_group = lost[lost["group"] == group]
         folder = results / FOLDER / f"{group}-{_digest(files, of_group)}"
         parts[group] = functools.partial(_sources, index, group, of_group), folder
         missing_runs += 0 if folder.exists() else len(files)
@@ -88,31 +88,23 @@ def _make(part: tuple[Sources, Path]) -> Mapping[str, str]:
     sources, folder = part
     boards = Boards.of(sources)
     tables = {f"{name}.csv": as_csv(table) for name, table in boards.tables.items() if len(table)}
-    texts = tables | documents(boards.rows)
+    texts = tables | documents(boards.rows, boards.lost)
     with contextlib.suppress(OSError):
         shutil.rmtree(folder, ignore_errors=True)
         _keep(boards, texts, folder)
     return texts
 
 
-def _lost(index: Index) -> dict[str, list[tuple[str, int]]]:
-    """Row and seed of the runs that ended without a score, by group; not of trials."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    for group, row, seed in index.lost[["group", "row", "seed"]].itertuples(index=False):
-        found.setdefault(group, []).append((row, seed))
-    return found
-
-
-def _sources(index: Index, group: str, lost: frozenset[tuple[str, int]]) -> Sources:
+def _sources(index: Index, group: str, lost: pd.DataFrame) -> Sources:
     """The runs of a group; its boards are made without the trials."""
     runs = index.runs_of(group)
     return Sources(runs, runs.head(0), Store(index.results).root, lost)
 
 
-def _digest(files: pa.Table, lost: frozenset[tuple[str, int]]) -> str:
+def _digest(files: pa.Table, lost: pd.DataFrame) -> str:
     """A hash of a group's records, of what it lost, and of the code."""
     found = hashlib.sha256(_code())
-    found.update(repr(sorted(lost)).encode())
+    found.update(lost[["folder", "seed", "status"]].to_csv().encode())
     found.update("\n".join(files["folder"].to_pylist()).encode())
     for name in ("size", "modified_ns"):
         found.update(files[name].to_numpy().tobytes())

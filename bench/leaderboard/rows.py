@@ -7,14 +7,14 @@ effort, precision, hardware and software. Nothing of another group enters a row,
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench.leaderboard.columns import AVERAGED, KEY, TASK
+from bench.leaderboard.columns import AVERAGED, COSTS, KEY, TASK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +23,9 @@ CONFIDENCE = 0.95
 DECIMALS = 9
 """Of a mean score, in percent: equal ones stay equal in whatever order they were added up."""
 DIGITS_OF_SETTINGS = 4
+OF_LOST = ["folder", "group", "row", *KEY, "seed", "status"]
+"""What is used of runs that ended without a score."""
+WITHOUT_SCORE = ["group", "row", *KEY, "seed_list", "endings"]
 WHOLE_NUMBERS = [name for name in AVERAGED if name.endswith(("_parameters", "_bytes"))]
 """Shown as whole numbers, also where they differ from seed to seed."""
 
@@ -33,16 +36,15 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
     Scores in percent: `score_mean`, `score_std` (of the sample), `seeds`, and `score_low` to `score_high`, the 95 %
     t-interval of the mean over seeds: mean ± t(n - 1) · std / √n (Student 1908), which takes the scores for normally
     distributed. Intervals that overlap do not show that two methods are equal. `rank` is that of the mean within the
-    task and group, 1 is best, equal ones share the lowest. Costs are means over the seeds.
+    task and group, 1 is best, equal ones share the lowest. Costs are means over the seeds, those of `COSTS` with their
+    standard deviations.
     """
     numbers, _ = pd.factorize(runs["row"])
     _, first = np.unique(numbers, return_index=True)
     sizes = np.bincount(numbers)
     mean = functools.partial(_means, runs, numbers, len(sizes))
     score_mean = mean("score").round(DECIMALS)
-    deviations = runs["score"].to_numpy(dtype=float) - score_mean[numbers]
-    squares = np.bincount(numbers, deviations**2, len(sizes))
-    score_std = np.sqrt(np.where(sizes > 1, squares / np.maximum(sizes - 1, 1), np.nan))
+    score_std = _deviations(runs, numbers, len(sizes), "score")
     half_width = stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(sizes - 1, 1)) * score_std / np.sqrt(sizes)
     seed_lists = _seed_lists(runs["seed"].tolist(), numbers.tolist(), len(sizes))
     table = runs.iloc[first][["group", "row", *KEY, "metric"]].assign(
@@ -55,6 +57,7 @@ def rows_of(runs: pd.DataFrame) -> pd.DataFrame:
         seed_list=[" ".join(map(str, seeds)) for seeds in seed_lists],
         learning_rate=np.where(runs.groupby(numbers)["learning_rate"].nunique() == 1, mean("learning_rate"), np.nan),
         **{name: mean(name) for name in AVERAGED},
+        **{f"{name}_std": _deviations(runs, numbers, len(sizes), name) for name in COSTS},
     )
     for name in WHOLE_NUMBERS:
         table[name] = table[name].round().astype("Int64")
@@ -73,15 +76,26 @@ def last_of_each_seed(runs: pd.DataFrame) -> pd.DataFrame:
     return by_end.drop_duplicates(["row", "seed"], keep="last").sort_index()
 
 
-def lost_seeds(rows: pd.DataFrame, lost: Set[tuple[str, int]]) -> list[int]:
-    """How many seeds of each row have no score: those of `lost`, rows and seeds, that no complete run has."""
+def lost_seeds(rows: pd.DataFrame, lost: pd.DataFrame) -> list[int]:
+    """How many seeds of each row have no score: those of the runs `lost` that no complete run has."""
     seeds: dict[str, set[int]] = {}
-    for row, seed in lost:
+    for row, seed in zip(as_list(lost["row"]), as_list(lost["seed"]), strict=True):
         seeds.setdefault(row, set()).add(seed)
     return [
         len(seeds.get(row, set()) - set(map(int, complete.split())))
         for row, complete in zip(as_list(rows["row"]), as_list(rows["seed_list"]), strict=True)
     ]
+
+
+def without_score(rows: pd.DataFrame, lost: pd.DataFrame) -> pd.DataFrame:
+    """What would be rows if one of their runs had a score: their seeds, and how these ended (`endings`)."""
+    found = lost[~lost["row"].isin(rows["row"])].sort_values([*KEY, "seed"]).drop_duplicates(["row", "seed"])
+    by_row = found.groupby("row", sort=False)
+    table = by_row[["group", *KEY]].first().reset_index()
+    return table.assign(
+        seed_list=by_row["seed"].agg(lambda seeds: " ".join(map(str, seeds))).to_numpy(dtype=str),
+        endings=by_row["status"].agg(lambda statuses: " ".join(statuses)).to_numpy(dtype=str),
+    )[WITHOUT_SCORE]
 
 
 def method_labels(table: pd.DataFrame) -> pd.Series[str]:
@@ -92,6 +106,15 @@ def method_labels(table: pd.DataFrame) -> pd.Series[str]:
     count, count_of_short = (of_method[name].transform("nunique") for name in ("settings", "short"))
     shown = short.where(count_of_short == count, settings)
     return methods.where(count == 1, methods + " (" + shown + ")")
+
+
+def _deviations(runs: pd.DataFrame, numbers: NDArray[np.intp], rows: int, column: str) -> NDArray[np.float64]:
+    """Standard deviation (of the sample) of a column's known values in each row; NaN where fewer than two are known."""
+    values = runs[column].to_numpy(dtype=float, na_value=np.nan)
+    known = ~np.isnan(values)
+    squares = (values - _means(runs, numbers, rows, column)[numbers])[known] ** 2
+    sums, counts = np.bincount(numbers[known], squares, rows), np.bincount(numbers[known], minlength=rows)
+    return np.sqrt(np.where(counts > 1, sums / np.maximum(counts - 1, 1), np.nan))
 
 
 def _means(runs: pd.DataFrame, numbers: NDArray[np.intp], rows: int, column: str) -> NDArray[np.float64]:

@@ -51,9 +51,14 @@ class Member:
         return min(len(cell["scores"]) for cell in self.cells)
 
     @property
+    def lost_seeds(self) -> int:
+        """Seeds without a score, over all tasks."""
+        return sum(cell["lost_seeds"] for cell in self.cells)
+
+    @property
     def trainable_parameters(self) -> int:
-        """Those on the first task."""
-        return int(self.cells[0]["trainable_parameters"])
+        """Their mean over the tasks; a method's count may follow from the data."""
+        return round(sum(cell["trainable_parameters"] for cell in self.cells) / len(self.cells))
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def over_equal_tasks(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[TaskSet
     scores: dict[str, list[float]] = {}
     for row, score in zip(as_list(runs["row"]), as_list(runs["score"]), strict=True):
         scores.setdefault(row, []).append(score)
-    cells = rows.assign(label=labels(rows))[["row", *ROW, "label", "score_mean", "trainable_parameters"]]
+    cells = rows.assign(label=labels(rows))[["row", *ROW, "label", "score_mean", "trainable_parameters", "lost_seeds"]]
     records = [cell | {"scores": scores[cell["row"]]} for cell in as_records(cells)]
     groups = together(rows, ["group"])
     for positions, head in zip(groups, shared(rows, groups, HEAD), strict=True):

@@ -42,6 +42,8 @@ PREDICTIONS = pa.schema(
         ("credit", pa.float64()),
     ]
 )
+LATER = {"query", "credit"}
+"""Columns that predictions and bundles of earlier versions lack."""
 LOCAL_SETTINGS: dict[str, Any] = {
     "data.root": None,
     "results.dir": "results",
@@ -152,9 +154,11 @@ def _read(file: Path, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} cannot be read: {one_line(error)[:200]}.") from error
-    if not table.schema.equals(schema):
+    for name in LATER.difference(table.column_names).intersection(schema.names):
+        table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
+    if not set(schema.names) <= set(table.column_names) or not table.select(schema.names).schema.equals(schema):
         raise DataError(f"{file} does not have the columns {', '.join(schema.names)}.")
-    return table
+    return table.select(schema.names)
 
 
 def _without_paths(file: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 def column(meaning: str, formula: str | None = None, default: Any = None, meter: str | None = None) -> Any:
@@ -94,6 +94,7 @@ class RunRecord:
         "Whether the chosen learning rate is the lowest or highest that could be chosen."
     )
     trial_run_ids: list[str] = column("The trials, by run id.", default=[])
+    method_learning_rate: float | None = column("Learning rate in the method's YAML, whatever the run was told.")
     selection: str = column("Which weights are scored: those after the last step.", default="last")
 
     # Parameters and size

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.records.store import PREDICTIONS_FILE
+from bench.stats.resampling import resampled_means
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,17 @@ class Metric:
     def is_mean(self) -> bool:
         """Whether it is the share of right answers."""
         return self.of_rows in (_right, _as_told) and self.example == ROW
+
+    def standard_error(self, values: Values) -> float | None:
+        """Standard error over examples of the metric's mean over seeds, by bootstrap; None where it is not defined.
+
+        `values` has shape (seeds, examples, values). All seeds are drawn on the same examples.
+        """
+        seeds, examples, columns = values.shape
+        means = resampled_means(values.transpose(1, 0, 2).reshape(examples, -1), RESAMPLES, np.random.default_rng(0))
+        replicates = self.of_means(means.reshape(-1, seeds, columns)).mean(axis=-1)
+        defined = replicates[np.isfinite(replicates)]
+        return float(defined.std()) if len(defined) else None
 
 
 @dataclass(frozen=True)
@@ -159,18 +171,9 @@ def metric_of(task: str, headline: str | None) -> Metric | None:
 
 
 def standard_error(folder: str | Path, metric: Metric) -> float | None:
-    """Standard error of the metric over a run's examples, by bootstrap.
-
-    None where its predictions are missing or leave the metric undefined.
-    """
-    from bench.stats.resampling import resampled_means
-
+    """That of a run's metric; None also where its predictions are missing."""
     found = outcomes(folder, metric)
-    if found is None:
-        return None
-    replicates = metric.of_means(resampled_means(found.values, RESAMPLES, np.random.default_rng(0)))
-    defined = replicates[np.isfinite(replicates)]
-    return float(defined.std()) if len(defined) else None
+    return None if found is None else metric.standard_error(found.values[None])
 
 
 def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FOLDER = "sweeps"
-SEARCH_PATH = "hydra.searchpath="
 """Where other packages keep configuration files of their own: the one override of Hydra's that belongs to a run."""
 SEED_REFERENCE = re.compile(r"\$\{[^}]*\bseed\b")
 
@@ -160,20 +159,13 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
 
 def validated(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[str] = ()) -> RunSettings:
     """The typed settings of the configuration that these overrides make. Raises SettingsError."""
-    elsewhere = tuple(override for override in overrides if override.startswith(SEARCH_PATH))
     for axis, choice in choices.items():
         if str(choice).rpartition("/")[2].startswith("_"):  # what other files begin with
             raise SettingsError(validation.unknown_option(f"{axis}/{choice}"))
-    defaults = {section: _chosen_yaml(section, choices[section], elsewhere) for section in validation.OPEN_SECTIONS}
+    elsewhere = validation.search_paths(overrides)
+    sections = validation.OPEN_SECTIONS
+    defaults = {section: validation.described(section, choices[section], elsewhere) for section in sections}
     return validation.validate(config, defaults)
-
-
-@functools.cache
-def _chosen_yaml(section: str, choice: str, elsewhere: tuple[str, ...]) -> dict[str, Any]:
-    """What the chosen YAML of an open section says, before the command line changed it."""
-    values = OmegaConf.to_object(hydra.compose("config", [*elsewhere, f"{section}={choice}"])[section])
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def announce(sweep: Sweep, console: Console) -> None:

@@ -198,9 +198,14 @@ def _curves(data: Data, families: Sequence[str], across: Any, up: Any) -> Any:
 
 def ranks(data: Data, families: Sequence[str]) -> Any:
     """Rank of every method on every task."""
-    base = alt.Chart(data).transform_calculate(place="datum.of > 1 ? (datum.rank - 1) / (datum.of - 1) : 0")
+    base = (
+        alt.Chart(data)
+        .transform_calculate(place="datum.of > 1 ? (datum.rank - 1) / (datum.of - 1) : 0")
+        .transform_joinaggregate(tasks="count()", groupby=["label"])
+        .transform_calculate(order="datum.place - datum.tasks")
+    )
     across = alt.X("task:N", title=None, axis=alt.Axis(orient="top", labelAngle=-35, domain=False, ticks=False))
-    down = alt.Y("label:N", title=None, sort=alt.EncodingSortField("place", op="mean"), axis=_names())
+    down = alt.Y("label:N", title=None, sort=alt.EncodingSortField("order", op="mean"), axis=_names())
     colour = alt.Color(
         "place:Q",
         scale=alt.Scale(domain=[0, 1], range=["#08519c", "#6baed6", "#eff3ff"]),
@@ -279,7 +284,12 @@ PLOTS: Mapping[str, Plot] = {
         mean_ranks,
         MEAN,
     ),
-    "ranks": Plot("Ranks by task", "Methods from the best mean place to the worst.", ranks, EVERY),
+    "ranks": Plot(
+        "Ranks by task",
+        "Methods from the best mean place to the worst; below them those that have fewer tasks, likewise.",
+        ranks,
+        EVERY,
+    ),
 }
 """The plots by name, in their order on the page."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.records.record import RunRecord
 
 COMMAND = "python bench/run.py"
+COMMIT_LENGTH = 12
 POINTS = 50
 """A training curve is thinned to about so many points."""
 
@@ -34,6 +35,8 @@ class Details:
     commands: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     """The method's, by name."""
+    commit: str | None = None
+    """Of this project's code, its first characters."""
     own_rate: float | None = None
     """The learning rate that the method's settings bring where none is chosen."""
     at_edge: bool | None = None
@@ -59,6 +62,7 @@ def details_of(folder: Path, trials: Trials) -> Details:
     return Details(
         commands=[" ".join((COMMAND, *map(_quoted, record.overrides)))],
         settings={name: value for name, value in settings.items() if name != "_target_"},
+        commit=None if record.git_commit is None else record.git_commit[:COMMIT_LENGTH],
         own_rate=settings.get("learning_rate"),
         at_edge=record.tuned_at_edge,
         causes=list(causes),

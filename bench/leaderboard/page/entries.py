@@ -32,7 +32,7 @@ LIMIT = 1500
 GROUPS = 50
 """Of more groups only the largest stand on a page."""
 DIGITS = 6
-"""Significant digits of a number, as in the CSV files."""
+"""Significant digits of a number that is not whole, as in the CSV files."""
 BEST, ALIKE, BELOW = "best", "alike", "below"
 """How a row stands against the best of its task: itself, not to be told from it, or below it."""
 KEPT = (
@@ -63,12 +63,19 @@ def entries(boards: Boards, sources: Sources) -> list[Entry]:
 
 
 def groups(boards: Boards, shown: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The groups of these entries in their order: name, title, size on the boards, and what its rows have in common."""
+    """The groups of these entries in their order: name, title, size on the boards, what has no row, facts."""
     counts = boards.rows["group"].value_counts()
     first = boards.rows.drop_duplicates("group")
     facts = dict(zip(first["group"], first[GROUP].astype(str).to_dict("records"), strict=True))
+    lost = boards.lost.assign(task=labels(boards.lost))[["group", "task", "method", "seed_list", "endings"]]
     return [
-        {"name": name, "title": _title(facts[name]), "rows": int(counts[name])} | facts[name]
+        {
+            "name": name,
+            "title": _title(facts[name]),
+            "rows": int(counts[name]),
+            "lost": lost[lost["group"] == name].drop(columns="group").astype(str).to_dict("records"),
+            **facts[name],
+        }
         for name in dict.fromkeys(entry["group"] for entry in shown)
     ]
 

@@ -11,7 +11,7 @@ from scipy import stats
 from bench.leaderboard.boards import Boards
 from bench.leaderboard.columns import AVERAGED, ROW, TASK
 from bench.leaderboard.comparisons import LEVEL
-from bench.leaderboard.rows import CONFIDENCE
+from bench.leaderboard.rows import CONFIDENCE, WHOLE_NUMBERS
 from bench.leaderboard.task_sets import labels
 
 
@@ -35,7 +35,7 @@ def over_tasks(boards: Boards, runs: pd.DataFrame, groups: Sequence[str]) -> pd.
 def _of_group(overall: pd.DataFrame, rows: pd.DataFrame, runs: pd.DataFrame, profiles: pd.DataFrame) -> pd.DataFrame:
     """The rows over all tasks of one group, from what the boards have of it."""
     name = overall.groupby("task_set", sort=True)["task_count"].sum().idxmax()
-    chosen = overall[overall["task_set"] == name].drop(columns="trainable_parameters")
+    chosen = overall[overall["task_set"] == name].drop(columns=["trainable_parameters"])
     listed = str(chosen["tasks"].iloc[0]).split()
     members = rows[labels(rows).isin(listed)]
     table = chosen.merge(_over_members(members), on=ROW, validate="one_to_one")
@@ -53,14 +53,15 @@ def _of_group(overall: pd.DataFrame, rows: pd.DataFrame, runs: pd.DataFrame, pro
 
 
 def _over_members(members: pd.DataFrame) -> pd.DataFrame:
-    """Of each method its mean costs, lost seeds and rows, and its learning rate and seeds if all tasks share them."""
+    """Of each method its mean costs and rows, and its learning rate and seeds if all tasks share them."""
     by_method = members.groupby(ROW, sort=True)
+    costs = by_method[AVERAGED].mean().where(by_method[AVERAGED].count().eq(by_method.size(), axis=0))
+    costs[WHOLE_NUMBERS] = costs[WHOLE_NUMBERS].round().astype("Int64")
     shared = by_method[["learning_rate", "seed_list"]]
     return (
         pd.concat(
             [
-                by_method[AVERAGED].mean().where(by_method[AVERAGED].count().eq(by_method.size(), axis=0)),
-                by_method["lost_seeds"].sum(),
+                costs,
                 shared.first().where(shared.nunique() == 1),
                 pd.Series({method: list(rows) for method, rows in by_method.groups.items()}, name="members"),
             ],

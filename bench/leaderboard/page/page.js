@@ -86,7 +86,16 @@ function draw() {
   drawHead(document.querySelector(".frame thead"), sort, sortBy);
   document.querySelector(".frame tbody").replaceChildren(...shown.map((row) => drawRow(row, colours)));
   find("count").textContent = shown.length ? `${shown.length} ${shown.length === 1 ? "row" : "rows"}` : "No row is left by the filters.";
+  drawLost(task);
   drawPlots(left);
+}
+
+/** What has no row in the chosen group, or on the chosen task of it, as no run ended with a score. */
+function drawLost(task) {
+  const lost = (groups.get(find("group").value)?.lost ?? []).filter((row) => !task || row.task === task);
+  const named = lost.map((row) => `${row.method} on ${row.task} (seeds ${row.seed_list}: ${row.endings.replaceAll("_", " ")})`);
+  find("lost").textContent = `Without a score: ${named.join(", ")}.`;
+  find("lost").hidden = !lost.length;
 }
 
 function drawPlots(left = remaining()) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,27 +45,40 @@ def files(entries: Sequence[Entry], titles: Mapping[str, str]) -> dict[str, byte
     for group in list(dict.fromkeys(entry["group"] for entry in entries))[:GROUPS]:
         members = [entry for entry in entries if entry["group"] == group]
         for name, plot in PLOTS.items():
-            specification = _specification(plot, members, families, titles[group])
-            if specification is not None:
-                found[f"{group}/{name}.svg"] = vl_convert.vegalite_to_svg(specification, VEGA_LITE).encode()
-                if name == AS_PNG:
-                    png = vl_convert.vegalite_to_png(specification, VEGA_LITE, scale=PIXELS_PER_POINT)
-                    found[f"{group}/{name}.png"] = png
+            for part, shown in _parts(plot, members).items():
+                specification = _specification(plot, shown, families, titles[group])
+                if specification is not None:
+                    place = "/".join(filter(None, (group, part, name)))
+                    found[f"{place}.svg"] = vl_convert.vegalite_to_svg(specification, VEGA_LITE).encode()
+                    if name == AS_PNG:
+                        png = vl_convert.vegalite_to_png(specification, VEGA_LITE, scale=PIXELS_PER_POINT)
+                        found[f"{place}.png"] = png
     return found
 
 
-def _specification(plot: Plot, members: Sequence[Entry], families: Sequence[str], title: str) -> dict[str, Any] | None:
+def _parts(plot: Plot, members: Sequence[Entry]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """What a plot shows at a time, by the folder of its files: the task or mean with most methods has none."""
+    shown = plot.entries(members)
+    if plot.scope == EVERY:
+        return {"": shown}
+    by_task: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in shown:
+        by_task.setdefault(entry["task"], []).append(entry)
+    widest = max(by_task.values(), key=lambda entries: (len(entries), entries[0]["over_tasks"]), default=None)
+    return {"" if entries is widest else _folder(task): entries for task, entries in by_task.items()}
+
+
+def _folder(task: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")
+
+
+def _specification(
+    plot: Plot, shown: Sequence[Mapping[str, Any]], families: Sequence[str], title: str
+) -> dict[str, Any] | None:
     """A plot with its data; None where there is too little to compare.
 
-    Of what shows one task or mean at a time, the one with most methods. What draws lines, which only pointing at tells
-    apart, has a panel for each method.
+    What draws lines, which only pointing at tells apart, has a panel for each method.
     """
-    shown = plot.entries(members)
-    if plot.scope != EVERY:
-        counted = Counter(entry["task"] for entry in shown)
-        means = {entry["task"] for entry in shown if entry["over_tasks"]}
-        widest = max(counted, key=lambda task: (counted[task], task in means), default=None)
-        shown = [entry for entry in shown if entry["task"] == widest]
     tasks = list(dict.fromkeys(entry["task"] for entry in shown))
     if len({entry["label"] for entry in shown}) < 2 or (plot.scope == EVERY and len(tasks) < 2):
         return None

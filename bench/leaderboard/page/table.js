@@ -28,13 +28,19 @@ const COLUMNS = [
   { key: "task", title: "Task" },
   { key: "seeds", title: "Seeds", number: true, text: String },
   { key: "trainable_parameters", title: "Trainable\nparams", number: true, text: grouped.format },
-  { key: "peak_memory_bytes", title: "Memory,\nMiB", number: true, text: mebibytes },
+  { key: "memory_bytes", title: "Memory,\nMiB", number: true, text: mebibytes },
   { key: "train_seconds", title: "Training,\ns", number: true, text: short },
   { key: "train_samples_per_second", title: "Samples\nper s", number: true, text: short, falling: true },
   { key: "inference_latency_seconds_median", title: "Latency,\nms", number: true, text: (value) => short(1e3 * value) },
   { key: "learning_rate", title: "Learning\nrate", number: true, text: rate },
-  { key: "tuning", title: "Settings", text: (value) => value.split(",")[0] },
+  { key: "tuning", title: "Settings", text: effort },
 ];
+
+/** How the learning rate was found, in short. */
+function effort(value) {
+  const trials = value.match(/(\d+) trials/)?.[1];
+  return trials ? `tuned (${trials} trials)` : value;
+}
 
 /** What a row shows when it is opened: titles, columns, and how their numbers read. */
 const FIGURES = [
@@ -49,6 +55,7 @@ const FIGURES = [
   ["parameters of the task head", "head_parameters", grouped.format],
   ["parameters when served", "inference_parameters", grouped.format],
   ["saved adapter, MiB", "stored_bytes", mebibytes],
+  ["peak memory in training, MiB", "peak_memory_bytes", mebibytes],
   ["activations, MiB", "activation_bytes", mebibytes],
   ["training tokens per s", "train_tokens_per_second", short],
   ["median step, ms", "step_seconds_median", (value) => short(1e3 * value)],
@@ -56,6 +63,13 @@ const FIGURES = [
   ["training energy, J", "train_energy_joules", short],
   ["PPT", "ppt_c1e7", short],
   ["PSCP", "pscp_b1_overhead", short],
+];
+
+/** What the plots show of a row, as text: title, the lists of names and numbers, and how these read. */
+const PARTS = [
+  ["Memory by cause, MiB", "causes", "cause_bytes", String, mebibytes],
+  ["Time by phase, s", "phases", "phase_seconds", String, short],
+  ["Held-out score by learning rate, %", "rates", "rate_scores", rate, (value) => value.toFixed(2)],
 ];
 
 /** An element with properties, attributes (names with a dash or `role`) and children; strings become text. */
@@ -113,7 +127,9 @@ function cell(column, row) {
 
 function score(row) {
   const half = row.score_high === null ? "" : `± ${(row.score_high - row.score_mean).toFixed(2)}`;
-  return [`${row.score_mean.toFixed(2)} `, element("span", { className: "half", textContent: half })];
+  const title = `${row.lost_seeds} further seeds ended without a score`;
+  const lost = row.lost_seeds ? [element("abbr", { title, textContent: "‡" })] : [];
+  return [`${row.score_mean.toFixed(2)} `, element("span", { className: "half", textContent: half }), ...lost];
 }
 
 function standing(value) {
@@ -145,7 +161,9 @@ function drawDetails(row) {
   if (!row.commands.length) commands.append(element("p", { textContent: "The record of this row is not at hand." }));
   const more = element("a", { href: "#methods", textContent: `About ${row.method}` });
   more.addEventListener("click", (event) => openCard(row.method, event));
-  const body = element("div", {}, commands, list("Figures", figures(row), "figures"), list("Settings of the method", settings(row), "figures settings"), more);
+  const body = element("div", {}, commands, list("Figures", figures(row), "figures"), ...PARTS.map(([title, names, values, name, text]) =>
+    list(title, row[names].map((part, index) => [name(part), text(row[values][index])]), "figures")),
+    list("Settings of the method", settings(row), "figures settings"), more);
   return element("tr", { className: "details" }, element("td", { colSpan: COLUMNS.length }, body));
 }
 
@@ -156,6 +174,7 @@ function figures(row) {
     ["family", row.family],
     ["metric", row.metric ?? "mean of the tasks' own"],
     ["seeds", row.seed_list ?? String(row.seeds)],
+    ...(row.commit ? [["code", row.commit]] : []),
     ...interval,
     ...known.map(([title, key, text]) => [title, text(row[key])]),
   ];
