@@ -145,11 +145,22 @@ class TestTable:
 
     def test_tuned_rows_and_defaults_are_never_in_one_table(self, browser: Chrome) -> None:
         choose_tuned(browser)
-        assert set(column(browser, "tuning")) == {"grid"}
+        assert set(column(browser, "tuning")) == {"tuned (3 trials)"}
         choose(browser, "settings", "defaults")
         assert set(column(browser, "tuning")) == {"defaults"}
         assert "lora" in column(browser, "label")
         assert "bitfit" not in column(browser, "label")
+
+    def test_what_was_lost_is_marked_and_what_has_no_score_is_named(self, chromium: Chrome, tmp_path: Path) -> None:
+        kept = record(settings_id="x", data_source="hub", run_id="0")
+        lost = replace(kept, status="diverged", score=None, metrics={})
+        for run in (kept, replace(lost, seed=1, run_id="1"), replace(lost, method="dora", run_id="2")):
+            write(Store(tmp_path).folder(run.task, run.model, run.method, run.run_id), run)
+        publish(tmp_path)
+        chromium.get((tmp_path / "leaderboard" / page.PAGE).as_uri())
+        assert column(chromium, "score_mean") == ["80.50 ‡"]
+        named = chromium.find_element(By.ID, "lost").text
+        assert named == "Without a score: dora on glue/sst2 (seeds 0: diverged)."
 
     def test_the_mark_of_the_edge_is_where_the_records_have_it(self, browser: Chrome, results: Path) -> None:
         choose_tuned(browser)
@@ -361,7 +372,7 @@ class TestDocumentation:
             Boards.of(Sources(runs_of(of_benchmarks()), runs_of([]), results)),
         )
         tables = real.tables | {"averages": all_tasks.averages}
-        assert tables.keys() >= {"glue", "overall", "profiles", "comparisons", "pareto"}
+        assert tables.keys() >= {"glue", "overall", "profiles", "comparisons", "pareto", "lost"}
         for name, table in tables.items():
-            assert len(table), name
+            assert len(table) or name == "lost", name
             assert set(table.columns) == meanings("benchmark" if name == "glue" else name).keys()
