@@ -92,8 +92,9 @@ out it says so. The CSV files have all of them.
 
 ## Columns
 
-Units stand in the names. What a record measures stands in a table as its mean over the seeds. This page is written by
-`python scripts/document_leaderboard.py` from the boards' own columns.
+Units stand in the names. Numbers have six significant digits, whole ones all that they have. What a record measures
+stands in a table as its mean over the seeds. This page is written by `python scripts/document_leaderboard.py` from the
+boards' own columns.
 """
 SHARED = {
     "group": "Name of the group.",

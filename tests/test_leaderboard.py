@@ -16,6 +16,7 @@ from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.columns import USUAL_SPAN
 from bench.leaderboard.documents import LEGEND, documents
 from bench.leaderboard.documents import score as in_document
+from bench.leaderboard.files import as_csv
 from bench.leaderboard.overall import averages, overall
 from bench.leaderboard.pareto import pareto
 from bench.leaderboard.profiles import profiles
@@ -277,6 +278,11 @@ def test_publishing_the_same_records_twice_gives_the_same_bytes(tmp_path: Path) 
         f"demonstration/{name}"
         for name in ("glue.csv", "pareto.csv", "leaderboard.md", "leaderboard.tex", "index.html")
     }
+
+
+def test_a_count_is_whole_in_every_table_and_other_numbers_have_six_digits() -> None:
+    table = pd.DataFrame({"value": [22_713_216.0, 1 / 3, 1234567.5, math.nan], "name": ["a", "b", "c", "d"]})
+    assert as_csv(table).split() == ["value,name", "22713216,a", "0.333333,b", "1.23457e+06,c", ",d"]
 
 
 def test_text_of_a_record_is_neither_a_formula_nor_markup_on_a_board(tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def test_a_run_whose_folder_was_elsewhere_for_a_while_is_not_complete_without_it
     """What it wrote meanwhile went into a folder that it made anew."""
     settings = arguments(tiny_bert, "budget.evaluation_examples=null", "measure=standard", "data=sample")
     process = started(tmp_path, *settings)
-    waited_for(lambda: list(tmp_path.rglob("history.jsonl")), process)
+    waited_for(lambda: any(file.stat().st_size for file in tmp_path.rglob("history.jsonl")), process)
     results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
     results.rename(elsewhere)
     waited_for(lambda: list(results.rglob("*.safetensors")), process)

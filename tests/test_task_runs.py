@@ -130,7 +130,7 @@ def shared_words(first: str, second: str) -> float:
 
 def test_record_is_scored_by_the_best_entity_of_each_query(encoder_runs: Runs) -> None:
     rows, record = encoder_runs["superglue/record", "trained"]
-    assert list(rows.columns) == [*SCORED, "query", "entity", "answers"]
+    assert list(rows.columns) == [*SCORED, "credit", "query", "entity", "answers"]
     assert 50 < len(rows) <= 64
     margin = rows["scores"].map(lambda scores: scores[1] - scores[0])
     best = rows.loc[margin.groupby(rows["query"]).idxmax()]

@@ -36,11 +36,16 @@ def _cells(column: pd.Series[Any]) -> list[Any]:
     """The cells of a column, empty where a value is missing."""
     if pd.api.types.is_float_dtype(column):
         values = column.to_numpy(dtype=float, na_value=math.nan).tolist()
-        return ["" if math.isnan(value) else FLOATS % value for value in values]
+        return ["" if math.isnan(value) else _text(value) for value in values]
     if isinstance(column.dtype, pd.StringDtype):
         marked = {text: f"'{text}" for text in column.unique() if FORMULA.match(str(text))}
         return as_list(column.replace(marked) if marked else column)
     return ["" if pd.isna(value) else value for value in as_list(column)]
+
+
+def _text(value: float) -> str:
+    """A number with six significant digits; a whole one, which may be a count, with all that it has."""
+    return str(int(value)) if value.is_integer() else FLOATS % value
 
 
 def joined(texts: Sequence[str]) -> str:

@@ -209,4 +209,5 @@ def _tables(results: Path) -> dict[Path, Path]:
 def _results(board: Path) -> pd.DataFrame:
     """A board without its measured columns."""
     table = pd.read_csv(board)
-    return table[[name for name in table.columns if name.removesuffix("_mean") not in MEASURED]]
+    of_seeds = re.compile("_(mean|std)$")
+    return table[[name for name in table.columns if of_seeds.sub("", name) not in MEASURED]]

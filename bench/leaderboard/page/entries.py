@@ -142,7 +142,7 @@ def _standing(row: Mapping[Any, Any]) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON can hold it: numbers of Python's own, floats rounded, what is missing or not finite as None."""
+    """The value as JSON can hold it: Python's own numbers, rounded unless they are whole; None for what is missing."""
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -153,4 +153,4 @@ def plain(value: Any) -> Any:
         return value.item()
     if pd.isna(value) or not np.isfinite(value):
         return None
-    return float(f"{value:.{DIGITS}g}")
+    return int(value) if float(value).is_integer() else float(f"{value:.{DIGITS}g}")
