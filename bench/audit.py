@@ -33,7 +33,7 @@ from bench.records.schema import RecordError, decode
 from bench.records.store import PREDICTIONS_FILE, RECORD_FILE, Store
 from bench.settings import LEARNING_RATE, RunSettings
 from bench.stats.outcomes import metric_of, outcomes
-from bench.sweeps.trials import Trial, TrialsFailedError, chosen, error_of
+from bench.sweeps.trials import TrialsFailedError, chosen, trial_of
 from bench.validation import CONFIGURATION, SEARCH_PATH, described
 from tasks.sources import Source
 
@@ -350,10 +350,7 @@ def _trials_that_do_not_fit(records: dict[Path, RunRecord]) -> Iterator[Finding]
 
 def _other_choice(file: Path, record: RunRecord, trials: Mapping[Path, RunRecord]) -> Iterator[Finding]:
     """A finding if the settings are not those that the trials' scores speak for."""
-    tried = [
-        Trial(trial.run_id, _values(trial, record.tuned_settings), trial.score, error_of(trial, place.parent))
-        for place, trial in trials.items()
-    ]
+    tried = [trial_of(trial, place.parent, _values(trial, record.tuned_settings)) for place, trial in trials.items()]
     if not all(isinstance(trial.values.get(LEARNING_RATE), (int, float)) for trial in tried):
         yield Finding(file, f"tuned_settings are {record.tuned_settings}; its trials name no learning rate")
         return

@@ -17,7 +17,7 @@ from bench.leaderboard.boards import Boards, Sources
 from bench.leaderboard.comparisons import Runs, compared
 from bench.leaderboard.rows import WITHOUT_SCORE
 from bench.records.record import RunRecord
-from bench.stats.outcomes import METRICS, PREDICTIONS_FILE, metric_of, outcomes, standard_error
+from bench.stats.outcomes import METRICS, PREDICTIONS_FILE, Metric, Outcomes, metric_of, outcomes
 from scripts.publish_board import block
 from tasks.metrics.superglue import multirc_metrics, superglue_metrics
 from tests.conftest import runs_of
@@ -35,6 +35,21 @@ def written(folder: Path, labels: Any, predictions: Any, split: str = "validatio
     return folder
 
 
+def in_folder(folder: Path, name: str) -> tuple[Metric, Outcomes]:
+    """The metric of a name, or of a task, and what the run in this folder did."""
+    metric = metric_of(name, name)
+    assert metric is not None
+    found = outcomes(folder, metric)
+    assert found is not None
+    return metric, found
+
+
+def standard_error(folder: Path, name: str) -> float | None:
+    """That of the run in this folder, as a fraction."""
+    metric, found = in_folder(folder, name)
+    return metric.standard_error(found.values[None])
+
+
 def with_errors(share: float, seed: int = 0) -> Any:
     """The labels, each flipped with this probability."""
     return np.where(np.random.default_rng(seed).random(len(LABELS)) < share, 1 - LABELS, LABELS)
@@ -42,11 +57,8 @@ def with_errors(share: float, seed: int = 0) -> Any:
 
 def value(name: str, folder: Path) -> float:
     """The metric of a name, or of a task, as it follows from a run's predictions."""
-    metric = metric_of(name, name)
-    assert metric is not None
-    of_run = outcomes(folder, metric)
-    assert of_run is not None
-    return float(metric.of_means(of_run.values.mean(axis=0)))
+    metric, found = in_folder(folder, name)
+    return float(metric.of_means(found.values.mean(axis=0)))
 
 
 class TestMetrics:
@@ -97,25 +109,34 @@ class TestMetrics:
 
     def test_a_run_without_predictions_has_no_outcomes(self, tmp_path: Path) -> None:
         assert outcomes(tmp_path, METRICS["accuracy"]) is None
-        assert standard_error(tmp_path, METRICS["accuracy"]) is None
+
+
+class TestAnswersAlike:
+    def test_one_class_for_every_example_is_alike(self, tmp_path: Path) -> None:
+        assert in_folder(written(tmp_path, [0, 1, 1, 1], [1, 1, 1, 1]), "accuracy")[1].answers_alike
+        assert not in_folder(written(tmp_path, [0, 1, 1, 1], [1, 1, 0, 1]), "accuracy")[1].answers_alike
+
+    def test_answers_that_a_metric_does_not_look_at_are_not(self, tmp_path: Path) -> None:
+        folder = written(tmp_path, ["5"] * 2, ["6"] * 2, correct_strict=[False, False])
+        assert not in_folder(folder, "exact_match_strict")[1].answers_alike
 
 
 class TestStandardError:
     def test_that_of_accuracy_is_the_binomial_one(self, tmp_path: Path) -> None:
         found = with_errors(0.3)
         share = np.mean(found == LABELS)
-        error = standard_error(written(tmp_path, LABELS, found), METRICS["accuracy"])
+        error = standard_error(written(tmp_path, LABELS, found), "accuracy")
         assert error == pytest.approx((share * (1 - share) / len(LABELS)) ** 0.5, rel=0.05)
 
     def test_that_of_a_correlation_is_near_fishers(self, tmp_path: Path) -> None:
         labels = RANDOM.normal(size=400)
         found = 0.8 * labels + 0.6 * RANDOM.normal(size=400)
-        error = standard_error(written(tmp_path, labels, found), METRICS["pearson"])
+        error = standard_error(written(tmp_path, labels, found), "pearson")
         assert error == pytest.approx((1 - 0.8**2) / 400**0.5, rel=0.3)
 
     def test_there_is_none_where_the_metric_is_undefined(self, tmp_path: Path) -> None:
         labels = np.arange(10.0)
-        assert standard_error(written(tmp_path, labels, np.zeros(10)), METRICS["pearson"]) is None
+        assert standard_error(written(tmp_path, labels, np.zeros(10)), "pearson") is None
 
 
 def runs(folder: Path, *shares: float, first_seed: int = 0, metric: str = "accuracy") -> Runs:

@@ -68,6 +68,8 @@ class Outcomes:
 
     ids: NDArray[np.int64]
     values: Values
+    answers_alike: bool
+    """Whether every example got the same answer; False also where the metric is not about answers that can be alike."""
 
 
 def _right(label: NDArray[Any], prediction: NDArray[Any]) -> Values:
@@ -170,12 +172,6 @@ def metric_of(task: str, headline: str | None) -> Metric | None:
     return OF_TASKS.get(task, METRICS.get(headline or ""))
 
 
-def standard_error(folder: str | Path, metric: Metric) -> float | None:
-    """That of a run's metric; None also where its predictions are missing."""
-    found = outcomes(folder, metric)
-    return None if found is None else metric.standard_error(found.values[None])
-
-
 def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:
     """What the run in this folder did, in the order of the examples' numbers; None where its predictions are missing.
 
@@ -195,12 +191,13 @@ def outcomes(folder: str | Path, metric: Metric) -> Outcomes | None:
     counted = np.array(["/" not in split and metric.split in (None, split) for split in splits], dtype=bool)
     ids = table[metric.example].to_numpy()[counted]
     order = np.argsort(ids, kind="stable")
-    columns = [table[name].to_numpy()[counted][order] for name in metric.columns]
+    columns = {name: table[name].to_numpy()[counted][order] for name in metric.columns}
     if not len(ids):
         return None
-    values = metric.of_rows(*columns)
+    values = metric.of_rows(*columns.values())
+    answers_alike = "prediction" in columns and len(np.unique(columns["prediction"])) == 1
     if metric.example == ROW:
-        return Outcomes(ids[order], values)
+        return Outcomes(ids[order], values, answers_alike)
     examples, starts = np.unique(ids[order], return_index=True)
     sums = np.add.reduceat(values, starts, axis=0)
-    return Outcomes(examples, sums if metric.of_sums is None else metric.of_sums(sums))
+    return Outcomes(examples, sums if metric.of_sums is None else metric.of_sums(sums), answers_alike)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
 from bench.settings import LEARNING_RATE
-from bench.stats.outcomes import metric_of, standard_error
+from bench.stats.outcomes import metric_of, outcomes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +32,8 @@ class Trial:
     score: float | None
     error: float = 0.0
     """Standard error of the score over those examples, in points; 0 where it is not known."""
+    answers_alike: bool = False
+    """Whether every example got the same answer, as from a classifier that has learned nothing or has collapsed."""
 
     @property
     def rate(self) -> float:
@@ -44,11 +46,14 @@ class Trial:
         return {key: value for key, value in self.values.items() if key != LEARNING_RATE}
 
 
-def error_of(record: RunRecord, folder: Path) -> float:
-    """Standard error of a trial's score over its examples, in points; 0 where its predictions do not tell."""
+def trial_of(record: RunRecord, folder: Path, values: Mapping[str, Any]) -> Trial:
+    """What a record and the predictions beside it tell of a trial with these settings."""
     metric = metric_of(record.task, record.metric)
-    error = None if metric is None else standard_error(folder, metric)
-    return 0.0 if error is None else 100 * error
+    found = None if metric is None else outcomes(folder, metric)
+    if metric is None or found is None:
+        return Trial(record.run_id, values, record.score)
+    error = 100 * (metric.standard_error(found.values[None]) or 0.0)
+    return Trial(record.run_id, values, record.score, error, found.answers_alike)
 
 
 def chosen(trials: Sequence[Trial]) -> Trial:
@@ -56,12 +61,17 @@ def chosen(trials: Sequence[Trial]) -> Trial:
 
     As good is a score within one standard error of the best. A rate at the edge of what is stable may do well in one
     short trial and fail in the runs that count, so of two neighbours that the trials do not tell apart the lower one is
-    taken. Raises TrialsFailedError if no trial was completed.
+    taken. A trial that answers every example alike scores what the commonest class does whatever its rate, so it counts
+    only where all do; then the middle one of the rates is taken. Raises TrialsFailedError if no trial was completed.
     """
-    completed = {trial: trial.score for trial in trials if trial.score is not None}
+    completed = [trial for trial in trials if trial.score is not None]
     if not completed:
         raise TrialsFailedError(f"none of the {len(trials)} trials was completed, so nothing can be chosen.")
-    best = max(completed, key=lambda trial: (completed[trial], -trial.rate))
+    scores = {trial: trial.score for trial in completed if not trial.answers_alike and trial.score is not None}
+    if not scores:
+        rates = sorted({trial.rate for trial in completed})
+        return next(trial for trial in completed if trial.rate == rates[(len(rates) - 1) // 2])
+    best = max(scores, key=lambda trial: (scores[trial], -trial.rate))
     lower = [trial for trial in trials if trial.rate < best.rate and trial.others == best.others]
     below = max(lower, key=lambda trial: trial.rate, default=best)
-    return below if completed.get(below, -math.inf) >= completed[best] - best.error else best
+    return below if scores.get(below, -math.inf) >= scores[best] - best.error else best

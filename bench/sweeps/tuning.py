@@ -16,7 +16,7 @@ from bench.settings import LEARNING_RATE, RunSettings
 from bench.sweeps import sweep
 from bench.sweeps.samplers import TRIALS_OWN, quoted, sampler, setting_of
 from bench.sweeps.sweep import Sweep
-from bench.sweeps.trials import Trial, TrialsFailedError, chosen, error_of
+from bench.sweeps.trials import Trial, TrialsFailedError, chosen, trial_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,8 +100,8 @@ class Study:
             if record is None or record.status not in OUTCOMES:
                 self.without_outcome += 1
             values = trial.settings.values(self.settings.tuning.keys)
-            score, error = (None, 0.0) if record is None else (record.score, error_of(record, trial.folder))
-            self.done.append(Trial(trial.run_id, values, score, error))
+            ended = Trial(trial.run_id, values, None) if record is None else trial_of(record, trial.folder, values)
+            self.done.append(ended)
         self._under_way = []
 
     def finals(self) -> Sweep:
