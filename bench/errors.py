@@ -40,6 +40,7 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A question after the nearest match, if there is one, else nothing."""
-    near = difflib.get_close_matches(name, sorted(choices), n=1, cutoff=0.5)
+    """A question after the nearest match, if there is one, else nothing; swapped letters are nearer than other ones."""
+    near = difflib.get_close_matches(name, sorted(choices), cutoff=0.5)
+    near.sort(key=lambda choice: sorted(choice) != sorted(name))
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -67,3 +67,8 @@ def test_an_unknown_word_is_refused_with_its_nearest_match() -> None:
     require_known("a", "soft", ("soft", "hard"))
     with pytest.raises(SettingsError, match=r"^a=sofft is unknown\. Did you mean 'soft'\? Allowed: hard, soft\.$"):
         require_known("a", "sofft", ("soft", "hard"))
+
+
+def test_swapped_letters_are_nearer_than_other_ones() -> None:
+    with pytest.raises(SettingsError, match=r"Did you mean 'lora'\?"):
+        require_known("method", "lroa", ("lora", "road"))
