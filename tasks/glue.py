@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tasks.base import Examples
 from tasks.rows import Columns
@@ -25,6 +26,8 @@ METRICS = {
 @dataclass(frozen=True, kw_only=True)
 class GlueTask(TextTask):
     """One GLUE task, described by `conf/task/glue/<config>.yaml`."""
+
+    kinds: ClassVar[Sequence[str]] = ("classification", "regression")
 
     @property
     def phrase_column(self) -> str | None:

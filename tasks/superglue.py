@@ -171,6 +171,11 @@ class MultircTask(SuperGlueTask):
             tokenised(tokenizer, [firsts, answers], max_length), self.labels_of(table), self.ids_of(table), columns
         )
 
+    def checked(self, table: pa.Table, where: str) -> pa.Table:
+        """The table, if it also says which question a row belongs to. Raises DataError."""
+        require_columns(table, ("idx",), where)
+        return super().checked(table, where)
+
     def ids_of(self, table: pa.Table) -> NDArray[np.int64]:
         """The answer options' own numbers."""
         return _field(table, "answer")

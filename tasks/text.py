@@ -28,14 +28,14 @@ UNDEFINED = "undefined: the predictions or the labels are constant"
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(StoredTask):
-    """A task whose examples are one or two texts and a label; described by a YAML in `conf/task`.
+    """A task whose examples are one or two texts and a class; described by a YAML in `conf/task`, scored by accuracy.
 
     A benchmark derives from it, says which metrics it computes, and overrides how an example is read where that is
     really different.
     """
 
     reports_several: ClassVar[bool] = True
-    kinds: ClassVar[Sequence[str]] = ("classification", "regression")
+    kinds: ClassVar[Sequence[str]] = ("classification",)
     highest_value: ClassVar[float] = 5.0
     """Greatest label of a regression task; the lowest is 0."""
 
@@ -56,7 +56,7 @@ class TextTask(StoredTask):
     @property
     def metric_names(self) -> Sequence[str]:
         """The metrics that `score` gives of the reported splits."""
-        raise NotImplementedError
+        return [f"accuracy{suffix_of(split)}" for split in self.reported_splits]
 
     @property
     def context_column(self) -> str | None:
@@ -104,8 +104,8 @@ class TextTask(StoredTask):
         return {"prediction": values, "scores": list(answers)}
 
     def metrics(self, split: str, predictions: Columns, examples: Examples) -> dict[str, float | None]:
-        """The benchmark's metrics of one split, as fractions."""
-        raise NotImplementedError
+        """The metrics of one split, as fractions."""
+        return {"accuracy": float(np.mean(predictions["prediction"] == examples.labels))}
 
     def score(self, predictions: Mapping[str, Columns], examples: Mapping[str, Examples]) -> Scores:
         """The metrics of every reported split; those of "validation_matched" have "_matched" behind their names."""
@@ -124,7 +124,12 @@ class TextTask(StoredTask):
         return {}
 
     def checked(self, table: pa.Table, where: str) -> pa.Table:
-        """The table, if it has the columns, the class names and labels in range. Raises DataError."""
+        """The table, if it has the columns, the class names and labels in range; rows without `idx` are counted.
+
+        Raises DataError.
+        """
+        if "idx" not in table.column_names:
+            table = table.append_column("idx", [np.arange(table.num_rows)])
         require_columns(table, (*self.text_columns, "label", "idx"), where)
         names = class_names(table)
         if names is not None and list(names) != list(self.labels):

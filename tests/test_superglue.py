@@ -81,7 +81,7 @@ class TestSchema:
     @pytest.mark.parametrize(
         ("config", "column"),
         [("copa", "question"), ("multirc", "answer"), ("record", "entities"), ("record", "idx"), ("wic", "start2"),
-         ("wic", "word"), ("wsc", "span1_index"), ("wsc", "span2_text"), ("rte", "idx")],
+         ("wic", "word"), ("wsc", "span1_index"), ("wsc", "span2_text"), ("multirc", "idx")],
     )  # fmt: skip
     def test_a_missing_column_is_named(self, config: str, column: str, tmp_path: Path, byte_level: Any) -> None:
         rows = [{name: value for name, value in row.items() if name != column} for row in OFFICIAL[config][1]]
