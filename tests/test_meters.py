@@ -139,12 +139,16 @@ def test_measuring_changes_nothing(sample: RunCommand, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def without_reason(record: RunRecord) -> set[str]:
+    """Columns that are null and do not say why."""
+    return {column.name for column in fields(record) if getattr(record, column.name) is None} - record.reasons.keys()
+
+
 @pytest.mark.parametrize("method", ["lora", "full", "prefix_tuning"])
 def test_a_record_has_every_column_or_its_reason(sample: RunCommand, tmp_path: Path, method: str) -> None:
     assert sample(f"method={method}").returncode == 0
     _, record = the_record(tmp_path / "results")
-    empty = {column.name for column in fields(RunRecord) if getattr(record, column.name) is None}
-    assert empty - {"error", "data_revision"} <= record.reasons.keys()
+    assert without_reason(record) <= {"error", "data_revision"}
     failures = {reason for reason in record.reasons.values() if "Error" in reason}
     assert not failures
     assert record.wall_seconds is not None
@@ -152,6 +156,13 @@ def test_a_record_has_every_column_or_its_reason(sample: RunCommand, tmp_path: P
     assert record.inference_form == ("merged" if method == "lora" else "trained")
     assert record.inference_score == record.score
     assert record.forms_differ is False
+
+
+def test_what_is_switched_off_says_so(sample: RunCommand, tmp_path: Path) -> None:
+    assert sample("measure=none").returncode == 0
+    _, record = the_record(tmp_path / "results")
+    assert without_reason(record) <= {"error", "data_revision"}
+    assert record.reasons["optimizer_bytes"] == "measure.memory=false"
 
 
 @pytest.mark.slow

@@ -172,7 +172,7 @@ class RunRecord:
         "parameters and buffers excluded.",
         meter="memory",
     )
-    optimizer_bytes: int | None = column("State of the optimizer after training.")
+    optimizer_bytes: int | None = column("State of the optimizer after training.", meter="memory")
     predicted_peak_memory_bytes: int | None = column(
         "Sum of the causes.",
         "base_weight_bytes + method_weight_bytes + buffer_bytes + gradient_bytes + activation_bytes + optimizer_bytes",
@@ -220,7 +220,9 @@ class RunRecord:
         "achieved_flops_per_second / processes / reference_matmul_flops_per_second",
         meter="compute",
     )
-    data_sheet_flops_per_second: float | None = column("The maker's dense peak for this GPU and precision.")
+    data_sheet_flops_per_second: float | None = column(
+        "The maker's dense peak for this GPU and precision.", meter="reference"
+    )
     model_flops_utilisation_data_sheet: float | None = column(
         "Achieved FLOPs per second against the maker's figure.",
         "achieved_flops_per_second / processes / data_sheet_flops_per_second",
@@ -275,9 +277,10 @@ class RunRecord:
     )
     truncated_share: float | None = column("Share of completions that the limit of new tokens ended.")
     first_token_seconds_median: float | None = column(
-        "Median time from one tokenised prompt on the host to its first token, inference form, after warm-up."
+        "Median time from one tokenised prompt on the host to its first token, inference form, after warm-up.",
+        meter="inference",
     )
-    first_token_seconds_p95: float | None = column("95th percentile of the same.")
+    first_token_seconds_p95: float | None = column("95th percentile of the same.", meter="inference")
 
     # Energy of this job's own devices
     energy_source: str | None = column("Counters read: `gpu` (NVML), `cpu` (RAPL packages), or both.", meter="energy")
@@ -350,12 +353,15 @@ class RunRecord:
         "PEFT-Bench's PSCP with exponent 1 and the forward tera-FLOPs above the base model at 512 tokens.",
         "score / (1 + P/5e8) / (1 + F/10) / (1 + M/94), P = trainable_parameters, F = (forward - base forward) "
         "FLOPs / 1e12, M = peak_memory_bytes / 1e9",
+        meter="compute",
     )
     pscp_b2_overhead: float | None = column(
-        "The same with exponent 2.", "score / ((1 + P/5e8) * (1 + F/10) * (1 + M/94))^2"
+        "The same with exponent 2.", "score / ((1 + P/5e8) * (1 + F/10) * (1 + M/94))^2", meter="compute"
     )
     pscp_b1_total: float | None = column(
-        "The same with exponent 1 and the whole model's forward tera-FLOPs.", "as pscp_b1_overhead, F = forward / 1e12"
+        "The same with exponent 1 and the whole model's forward tera-FLOPs.",
+        "as pscp_b1_overhead, F = forward / 1e12",
+        meter="compute",
     )
 
     # The machine's own pace: a fixed short job, stored once per machine; for reading side by side, never to rescale
