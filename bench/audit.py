@@ -45,7 +45,8 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 TOLERANCE = 1e-6
 SCORE_TOLERANCE = 1e-3
 """Points; predictions of regression are stored in single precision."""
-DERIVED = ("ppt_c1e7", "pscp_b1_overhead", "pscp_b2_overhead", "pscp_b1_total", "st_samples_per_second_per_parameter")
+PSCP = ("pscp_b1_overhead", "pscp_b2_overhead", "pscp_b1_total")
+DERIVED = ("ppt_c1e7", *PSCP, "mcr", "st_samples_per_second_per_parameter")
 MEMORY_CAUSES = ("base_weight", "method_weight", "buffer", "gradient", "activation", "optimizer")
 MAY_BE_NEGATIVE = ("score", "inference_score", "mcr", "train_memory_growth_bytes", "feature_cka", "rise", "ppt", "pscp")
 """Beginnings or parts of the names of columns that are no amounts."""

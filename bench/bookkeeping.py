@@ -24,6 +24,9 @@ from bench.settings import RunSettings
 
 OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "ALLOC_FAILED")
 
+TRACEBACKS = "traceback*.txt"
+"""Where the processes of a run leave their tracebacks."""
+
 
 def traceback_file(folder: Path, team: Team = ALONE) -> Path:
     """Where a failed run's process leaves its traceback."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bench.errors import SettingsError, one_line
+from bench.errors import one_line
 from bench.records.schema import plain
 from bench.training.loop import LogPoint
 
@@ -65,11 +65,11 @@ class WandbTracker:
                 self._run.summary.update(numbers | {f"metrics/{name}": value for name, value in record.metrics.items()})
                 self._run.summary["status"] = record.status
 
-    def close(self) -> None:
-        """Hand over what is still on its way."""
+    def close(self, exit_code: int = 0) -> None:
+        """Hand over what is still on its way; an exit code that is not 0 marks a run that failed or was stopped."""
         with self._tracking():
             if self._run is not None:
-                self._run.finish()
+                self._run.finish(exit_code=exit_code)
 
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:
@@ -89,10 +89,8 @@ def tracker(
     if settings.name == "none":
         yield NoTracker()
         return
-    try:
-        import wandb
-    except ImportError as error:
-        raise SettingsError("tracker=wandb needs the package wandb: pip install wandb.") from error
+    import wandb
+
     offline = not (os.environ.get("WANDB_API_KEY") or _has_stored_key())
     mode = os.environ.get("WANDB_MODE") or ("offline" if offline else "online")
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,8 +109,10 @@ def tracker(
     follower = WandbTracker(begin)
     try:
         yield follower
-    finally:
-        follower.close()
+    except BaseException:
+        follower.close(exit_code=1)
+        raise
+    follower.close()
 
 
 def _has_stored_key() -> bool:

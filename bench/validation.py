@@ -7,6 +7,7 @@ of the YAML's own value in the open sections `method` and `task`), and ranges (o
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from bench.settings import RunSettings, register
 
 CONFIGURATION = Path(__file__).resolve().parents[1] / "conf"
 SEARCH_PATH = "hydra.searchpath="
+"""Where other packages keep configuration files of their own: the one override of Hydra's that belongs to a run."""
 SEED_LIMIT = 2**32
 NO_ROOT = "Unexpected type for root: NoneType"
 """What OmegaConf asserts where a setting stands below one that is null."""
@@ -125,6 +127,8 @@ def validate(config: DictConfig, defaults: Mapping[str, Mapping[str, Any]]) -> R
             f"hardware.machines={settings.hardware.machines} needs SLURM, which starts the processes on the other "
             "machines: choose hardware=slurm/NAME."
         )
+    if settings.tracker.name == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise SettingsError("tracker=wandb needs the package wandb: pip install 'parsimony[wandb]'.")
     if settings.tuning.extra and settings.tuning.name == "none":
         raise SettingsError("tuning.extra needs tuning=grid or tuning=optuna.")
     if settings.hardware.split and processes == 1:

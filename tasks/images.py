@@ -20,6 +20,7 @@ import numpy as np
 
 from bench import cache
 from bench.errors import DataError, one_line
+from bench.hardware import usable_cores
 from bench.identity import digest
 from tasks.base import Scores, StoredTask
 from tasks.batch import ImageBatch
@@ -191,7 +192,7 @@ def _decode(images: pa.ChunkedArray, rows: NDArray[np.int64], size: int, where: 
         except (OSError, TypeError, KeyError, ValueError, SyntaxError) as error:  # Pillow's word for a broken PNG
             raise DataError(f"Image {row} of the {where} cannot be read: {one_line(error)[:200]}") from error
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         for _ in threads.map(one, range(len(rows))):
             pass
 

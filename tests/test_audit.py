@@ -308,6 +308,17 @@ def test_a_bundle_is_replaced_as_a_whole_or_not_at_all(
     assert {file.name: file.read_bytes() for file in bundle.iterdir()} == before
 
 
+def test_a_compression_rate_that_does_not_follow_is_found(results: Path) -> None:
+    change(final(results), mcr=2.5)
+    assert "mcr is 2.5; the columns that it follows from make it" in of(final(results), results)
+
+
+def test_a_run_that_lies_in_two_folders_is_not_packed(results: Path, tmp_path: Path) -> None:
+    folder = final(results).parent
+    with pytest.raises(DataError, match="in 2 places"):
+        pack([folder, shutil.copytree(folder, tmp_path / "copy" / folder.name)], tmp_path / "bundle")
+
+
 @pytest.mark.parametrize("name", [RECORDS_FILE, PREDICTIONS_FILE])
 def test_a_run_that_is_twice_in_a_bundle_is_refused(name: str, results: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"

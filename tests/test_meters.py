@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import subprocess
 import sys
@@ -278,6 +279,13 @@ def test_a_failing_meter_is_a_reason_and_no_failure(meter: str, team: Team, erro
     meters = meters_of(team)
     meters._attempt(meter, lambda: fail(error))
     assert meters._reason(meter) == f"{type(error).__name__}: {error}"
+
+
+def test_the_first_failure_of_a_meter_is_the_reason() -> None:
+    meters = meters_of(ALONE)
+    for error in (OSError("no room"), AssertionError()):
+        meters._attempt("memory", functools.partial(fail, error))
+    assert meters._reason("memory") == "OSError: no room"
 
 
 def test_a_meter_that_fails_where_other_processes_wait_for_it_ends_the_run() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from bench.errors import Diverged
 from bench.settings import TrackerSettings
 from bench.tracker import WandbTracker, tracker
 from bench.training.loop import LogPoint
@@ -26,6 +28,21 @@ def test_a_tracker_that_cannot_begin_is_one_line(
     said = capsys.readouterr().err
     assert said.startswith(FAILED)
     assert said.count(FAILED) == 1
+
+
+@pytest.mark.parametrize("error", [None, Diverged("the loss is nan")])
+def test_a_run_that_fails_ends_as_failed_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Diverged | None
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    codes = []
+    with suppress(Diverged), tracker(SETTINGS, "name", "id", {}, tmp_path) as follower:
+        assert isinstance(follower, WandbTracker)
+        finish = follower._run.finish
+        monkeypatch.setattr(follower._run, "finish", lambda exit_code: codes.append(exit_code) or finish(exit_code))
+        if error is not None:
+            raise error
+    assert codes == [0 if error is None else 1]
 
 
 def test_a_tracker_that_breaks_off_is_one_line(

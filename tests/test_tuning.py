@@ -190,6 +190,7 @@ def test_the_final_run_alone_can_be_repeated_from_its_overrides(sample: RunComma
             ["+tuning.extra.method.rnk=[1,2]"],
             "tuning.extra.method.rnk is no setting to choose. Did you mean 'method.rank'?",
         ),
+        (["+tuning.extra.method.learning_rate=[1,2]"], "tuning.extra.method.learning_rate is no setting to choose."),
         (["+tuning.extra.data.root=[a,b]"], "tuning.extra.data.root is no setting to choose."),
         (["+tuning.extra.method.rank=[1,2,4,8]"], "tuning.trials=3 must be a multiple of 4, the number of"),
         (["tuning.trials=0"], "tuning.trials=0 must be at least 1."),

@@ -4,7 +4,7 @@ Right-or-wrong metrics are compared by McNemar's test (over several seeds, the s
 others by the paired bootstrap. P-values are corrected by Holm within each family: one group, one task, one row that all
 others are compared with. The best is chosen by the very scores that are tested, so its family is held to the stricter
 level that allows for this choice, and only rows below it are told from it. What is tested are these trained models on
-new examples, not the methods retrained with new seeds (`statistics/paired.py`).
+new examples, not the methods retrained with new seeds (`bench/stats/paired.py`).
 """
 
 from __future__ import annotations

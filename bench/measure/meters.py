@@ -385,4 +385,4 @@ class Meters:
         except Exception as error:  # whatever goes wrong in a meter, the run goes on
             if self._team.size > 1 and meter in SHARED and not isinstance(error, Diverged):
                 raise
-            self._failures[meter] = f"{type(error).__name__}: {one_line(error)}"
+            self._failures.setdefault(meter, f"{type(error).__name__}: {one_line(error)}")  # later ones follow from it

@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from bench.bookkeeping import closed, opened, traceback_file
+from bench.bookkeeping import TRACEBACKS, closed, opened, traceback_file
 from bench.cluster.node import master_address, master_port, node_rank
 from bench.context import Terms
 from bench.errors import SettingsError
@@ -67,7 +67,8 @@ def launched(plan: Plan, terms: Terms) -> RunRecord:
 
     Raises SettingsError for input that turns out unusable, and Stopped.
     """
-    (terms.folder / RECORD_FILE).unlink(missing_ok=True)  # of an interrupted attempt
+    for leftover in (terms.folder / RECORD_FILE, *terms.folder.glob(TRACEBACKS)):  # of an interrupted attempt
+        leftover.unlink(missing_ok=True)
     with TemporaryDirectory(prefix="parsimony-") as scratch:
         group = _Group(plan, terms, Path(scratch))
         codes = group.wait()

@@ -63,8 +63,12 @@ def is_bundle(folder: Path) -> bool:
 
 
 def pack(run_folders: Iterable[Path], bundle: Path) -> int:
-    """Write the runs in these folders as a bundle, in the order of their ids; returns how many there are."""
+    """Write the runs in these folders as a bundle, in the order of their ids; returns how many there are.
+
+    Raises DataError for a run that lies in several of them.
+    """
     folders = sorted(run_folders, key=lambda folder: folder.name)
+    _check_once([folder.name for folder in folders], bundle / RECORDS_FILE)
     records = [(folder.name, _without_paths(folder / RECORD_FILE), _text(folder / HISTORY_FILE)) for folder in folders]
     predictions = [_compact(folder) for folder in folders]
     bundle.mkdir(parents=True, exist_ok=True)
@@ -146,7 +150,7 @@ def _check_once(runs: Sequence[str], file: Path) -> None:
     """Raise DataError if a run is there more than once."""
     twice = [run for run, count in collections.Counter(runs).items() if count > 1]
     if twice:
-        raise DataError(f"{file} holds the run {twice[0]} in {runs.count(twice[0])} places; each may have one.")
+        raise DataError(f"{file} cannot hold the run {twice[0]} in {runs.count(twice[0])} places; each may have one.")
 
 
 def _read(file: Path, schema: pa.Schema) -> pa.Table:

@@ -140,7 +140,8 @@ def check(settings: RunSettings, overrides: Sequence[str]) -> None:
     for key in settings.tuning.keys:
         if key in map(setting_of, overrides):
             raise SettingsError(f"{key} is what tuning={settings.tuning.name} chooses and cannot be set as well.")
-    tunable = [f"method.{name}" for name in settings.method if name not in NOT_SETTABLE]
+    own = [name for name in settings.method if name not in NOT_SETTABLE and name != "learning_rate"]
+    tunable = [f"method.{name}" for name in own]
     tunable += [f"training.{name}" for name in vars(settings.training)]
     tunable = [key for key in tunable if key not in (LEARNING_RATE, *TRIALS_OWN)]
     for key, values in settings.tuning.choices.items():

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FOLDER = "sweeps"
-"""Where other packages keep configuration files of their own: the one override of Hydra's that belongs to a run."""
 SEED_REFERENCE = re.compile(r"\$\{[^}]*\bseed\b")
 
 
