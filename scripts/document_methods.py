@@ -76,9 +76,10 @@ This page is written by `python scripts/document_methods.py` from the methods th
 STEPS_INTRODUCTION = """
 ## What a step costs on {2}
 
-A training step of each method over one of PEFT's LoRA with the settings of the last column, `{0}` in {1}, on the same
-batches, step by step in turns: median over a run, the middle 80 % of the turns, and the median of the run's last third;
-then activations and FLOPs of one pass before the first step. Measured by `python scripts/benchmark_methods.py`.
+A training step of the methods that are written here and have a card, over one of PEFT's LoRA with the settings of the
+last column, `{0}` in {1}, on the same batches, step by step in turns: median over a run, the middle 80 % of the turns,
+and the median of the run's last third; then activations and FLOPs of one pass before the first step. Measured by
+`python scripts/benchmark_methods.py`.
 
 | method | step | from, to | last third | activations | FLOPs | LoRA's settings |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
