@@ -30,7 +30,7 @@ from rich.console import Console
 from bench.commands import exit_code_of
 from bench.errors import SettingsError, UserError
 from bench.hardware import description
-from scripts.benchmarking import attached, planned, training_loop, whole_number
+from scripts.benchmarking import attached, more_than, planned, training_loop
 
 if TYPE_CHECKING:
     from bench.planning import Plan
@@ -168,7 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
     parser.add_argument("--methods", nargs="+", default=every, choices=every, metavar="METHOD")
-    parser.add_argument("--steps", type=whole_number, default=60)
+    parser.add_argument("--steps", type=more_than(WARM_UP_STEPS), default=60)
     parser.add_argument("--table", type=Path)
     arguments, overrides = parser.parse_known_args()
     console = Console(soft_wrap=True)

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.commands import exit_code_of
-from scripts.benchmarking import attached, planned, runner, training_loop, whole_number
+from scripts.benchmarking import attached, more_than, planned, runner, training_loop, whole_number
 
 if TYPE_CHECKING:
     from bench.planning import Plan
@@ -111,7 +111,7 @@ class Contest:
         groups = method.parameter_groups(training.learning_rate, training.weight_decay)
         optimizer = torch.optim.AdamW(groups)
         parameters = [parameter for group in groups for parameter in group["params"]]
-        order = training_order(self._examples.lengths, 32, self._steps, generator(seed, "order"))
+        order = training_order(self._examples.lengths, training.batch_size, self._steps, generator(seed, "order"))
         start, samples = time.perf_counter(), 0
         for step, indices in enumerate(order):
             if step == WARM_UP_STEPS:
@@ -121,7 +121,7 @@ class Contest:
             with here.autocast():
                 loss = model(**inputs).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, training.max_gradient_norm)
             optimizer.step()
             optimizer.zero_grad()
             samples += len(indices)
@@ -144,15 +144,16 @@ class Contest:
             def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 self.seconds = time.perf_counter() - self.seconds
 
-        examples, stopwatch = self._examples, Stopwatch()
+        training, examples, stopwatch = self._plan.settings.training, self._examples, Stopwatch()
         assert isinstance(examples, TextExamples)
         rows = [examples.tokens.row(index) for index in range(len(examples))]
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 folder,
                 max_steps=self._steps,
-                per_device_train_batch_size=32,
-                learning_rate=self._plan.settings.training.learning_rate,
+                per_device_train_batch_size=training.batch_size,
+                learning_rate=training.learning_rate,
+                max_grad_norm=training.max_gradient_norm,
                 seed=seed,
                 report_to=[],
                 disable_tqdm=True,
@@ -162,14 +163,14 @@ class Contest:
             collator = DataCollatorWithPadding(method.backbone.preprocessor)
             data = Dataset.from_dict({"input_ids": rows, "labels": examples.labels})
             Trainer(method.backbone.model, arguments, collator, data, callbacks=[stopwatch]).train()
-        return 32 * (self._steps - WARM_UP_STEPS) / stopwatch.seconds
+        return training.batch_size * (self._steps - WARM_UP_STEPS) / stopwatch.seconds
 
 
 def main() -> int:
     """Let the contestants take turns and print speeds and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=whole_number, default=5)
-    parser.add_argument("--steps", type=whole_number, default=200)
+    parser.add_argument("--steps", type=more_than(WARM_UP_STEPS), default=200)
     parser.add_argument("--without", nargs="*", default=[], choices=CONTESTANTS[1:])
     arguments, overrides = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as results:

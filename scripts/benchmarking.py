@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
     from tasks.base import Examples
 
 
-def whole_number(text: str) -> int:
+def whole_number(text: str, at_least: int = 1) -> int:
     """A number on the command line. Raises argparse.ArgumentTypeError."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least {at_least}")
     return int(text)
+
+
+def more_than(warm_up: int) -> Callable[[str], int]:
+    """The type of a number of steps of which the first ones are not counted."""
+    return functools.partial(whole_number, at_least=warm_up + 1)
 
 
 def planned(overrides: Sequence[str]) -> Plan:
