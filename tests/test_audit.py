@@ -26,11 +26,12 @@ from tests.conftest import ROOT, records
 
 @pytest.fixture(scope="module")
 def two_studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One tuned run of each of two methods, and their trials, of those that are published."""
+    """One tuned run of each of two methods on SST-2, and their trials, of those that are published."""
     everything, results = tmp_path_factory.mktemp("published"), tmp_path_factory.mktemp("two") / "results"
     unpack(ROOT / "results" / PUBLISHED, everything)
     found = records(everything)
-    tuned = [folder for folder, record in found.items() if record.method in ("lora", "bitfit") and record.seed == 0]
+    of_sst2 = {folder: record for folder, record in found.items() if record.task == "glue/sst2"}
+    tuned = [folder for folder, record in of_sst2.items() if record.method in ("lora", "bitfit") and record.seed == 0]
     names = {trial for folder in tuned for trial in found[folder].trial_run_ids} | {folder.name for folder in tuned}
     for folder in found:
         if folder.name in names:
