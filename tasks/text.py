@@ -124,7 +124,7 @@ class TextTask(StoredTask):
         return {}
 
     def checked(self, table: pa.Table, where: str) -> pa.Table:
-        """The table, if it has the columns, the class names and labels in range; rows without `idx` are counted.
+        """The table, if it has the columns, the class names and labels in range; rows without `idx` are numbered.
 
         Raises DataError.
         """
